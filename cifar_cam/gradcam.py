@@ -36,15 +36,17 @@ def weighted_sum(
     "Sum of a layer's maps, each times its weight"
     return (weights*acts).sum(1)
 
-# %% ../nbs/03_gradcam.ipynb #bd30b827
+# %% ../nbs/03_gradcam.ipynb #f79a12df
 def _is_spatial(out): return isinstance(out, torch.Tensor) and out.ndim==4 and out.is_floating_point() and out.shape[2]*out.shape[3]>1
+
+class _NoMap(ValueError): "A layer of which no heatmap can be made"
 
 class Taps:
     "Context in which each run of `model` keeps the outputs of the layers `names`, as `acts`: name -> `(n, k, h, w)`"
     def __init__(self, model, names):
         modules = dict(model.named_modules())
         unknown = [n for n in names if n not in modules or not n]
-        if unknown: raise ValueError(f'unknown layer {unknown[0]!r}')
+        if unknown: raise _NoMap(f'unknown layer {unknown[0]!r}')
         self.layers, self.acts, self.hooks = {n: modules[n] for n in names}, {}, []
     def __enter__(self):
         self.hooks = [m.register_forward_hook(partial(self._keep, n)) for n,m in self.layers.items()]
@@ -52,7 +54,7 @@ class Taps:
     def __exit__(self, *args):
         for h in self.hooks: h.remove()
     def _keep(self, name, module, args, out):
-        if not _is_spatial(out): raise ValueError(f'layer {name!r} is not spatial: it gives {getattr(out, "shape", type(out))}')
+        if not _is_spatial(out): raise _NoMap(f'layer {name!r} is not spatial: it gives {getattr(out, "shape", type(out))}')
         self.acts[name] = out if out.requires_grad else out.detach().requires_grad_()
         return self.acts[name].clone()
 
@@ -156,7 +158,7 @@ def _scores(logits, target):
     if not isinstance(s, torch.Tensor) or s.shape!=logits.shape[:1]: raise ValueError(f'target function must give one score an image, shape ({len(logits)},)')
     return None, [s]
 
-# %% ../nbs/03_gradcam.ipynb #e3d70447
+# %% ../nbs/03_gradcam.ipynb #c9fc2704
 def explain(
     model:nn.Module, # any classifier: images -> logits `(n, classes)`
     x:torch.Tensor, # normalised images `(n, 3, h, w)` on the model's device
@@ -171,10 +173,9 @@ def explain(
         x = x.detach().clone() if x.is_inference() else x.detach()
         names = last_of_each_size(cam_layers(model, x)) if layers is None else [layers] if isinstance(layers, str) else list(layers)
         try:
-            with Taps(model, names) as taps: logits = model(x).float() if x.dtype!=torch.float64 else model(x)
-        except ValueError as e:
-            if 'layer' not in str(e): raise
-            raise ValueError(f'{e}; have {", ".join(cam_layers(model, x))}') from None
+            with Taps(model, names) as taps: logits = model(x)
+        except _NoMap as e: raise ValueError(f'{e}; have {", ".join(cam_layers(model, x))}') from None
+        if getattr(logits, 'shape', ())[:-1]!=x.shape[:1]: raise ValueError(f'the model gives {getattr(logits, "shape", type(logits))}, not logits ({len(x)}, classes)')
         missing = [n for n in names if n not in taps.acts]
         if missing: raise ValueError(f'layer {missing[0]!r} is not run by this model')
         target, scores = _scores(logits, target)
@@ -189,6 +190,6 @@ def _maps(score, acts, names, method, keep):
     for n,g in zip(names, grads):
         if g is None: raise ValueError(f'the score does not depend on layer {n!r}')
     with torch.no_grad():
-        up = [(a.float(), g.float()) if a.dtype in (torch.float16, torch.bfloat16) else (a, g) for a,g in zip(acts, grads)]
+        up = [[v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for v in ag] for ag in zip(acts, grads)]
         maps = [weighted_sum(a, method.weights(a, g)) for a,g in up]
         return [m.relu() if method.rectify else m for m in maps]

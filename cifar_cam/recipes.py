@@ -47,16 +47,16 @@ class Recipe:
         rows = [f'| {f.name} | `{getattr(self, f.name)!r}` |' for f in fields(self)[2:]]
         return '\n'.join([f'**{self.name}**: {self.about}', '', '| field | value |', '|:--|:--|', *rows])
 
-# %% ../nbs/06_recipes.ipynb #86d944f3
+# %% ../nbs/06_recipes.ipynb #e300e3e4
 CROP_FLIP = dict(PadIfNeeded=dict(min_height=36, min_width=36, border_mode=4), RandomCrop=dict(height=32, width=32), HorizontalFlip={})
 _NESTEROV = dict(momentum=.9, nesterov=True, weight_decay=5e-4)
 _TRIANGLE = dict(pct_start=.2, anneal_strategy='linear', cycle_momentum=False, div_factor=10, final_div_factor=1000)
 
 RECIPES = {r.name: r for r in (
-    Recipe('demo', 'the bundled sample, in minutes on a CPU', epochs=15, bs=50, lr=.05, optimizer_args=_NESTEROV, schedule_args=_TRIANGLE,
-           label_smoothing=.1, sizes=((0., 16), (.8, 24)), augment=CROP_FLIP),
+    Recipe('demo', 'the bundled sample, in minutes on a CPU', epochs=12, bs=50, lr=.05, optimizer_args=_NESTEROV, schedule_args=_TRIANGLE,
+           label_smoothing=.1, sizes=((0., 16), (.7, 24), (.9, 32)), augment=CROP_FLIP),
     Recipe('full', 'all 50,000 images, the shipped weights: 8 epochs, small pictures first', epochs=8, lr=.1, optimizer_args=_NESTEROV,
-           schedule_args=_TRIANGLE, label_smoothing=.1, sizes=((0., 16), (.5, 24), (.875, 32)), augment=CROP_FLIP, valid_pct=0.),
+           schedule_args=_TRIANGLE, label_smoothing=.1, sizes=((0., 16), (.5, 24), (.75, 32)), augment=CROP_FLIP, valid_pct=0.),
 )}
 
 # %% ../nbs/06_recipes.ipynb #4610452b

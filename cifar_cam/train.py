@@ -135,14 +135,14 @@ def fit(self:Learner):
         self('after_fit')
     return self.history
 
-# %% ../nbs/02_train.ipynb #5be95cce
+# %% ../nbs/02_train.ipynb #71e40208
 class MetricsCB(Callback):
     "Adds a row to `history` every epoch: loss and accuracy of both splits, learning rate, seconds"
     order = -10
     def before_epoch(self, learn): self.sums, self.start = {True: 0, False: 0}, time.time()
     def after_batch(self, learn):
         n, hits = len(learn.yb), (learn.preds.argmax(1)==learn.yb).sum()
-        self.sums[learn.training] += torch.stack([learn.loss.detach()*n, hits, torch.full_like(hits, n)]).double()
+        self.sums[learn.training] += torch.stack([learn.loss.detach()*n, hits, torch.full_like(hits, n)]).float()
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name,training in (('train',True), ('valid',False)):
@@ -207,7 +207,7 @@ def load_checkpoint(
     except Exception as e: raise ValueError(f'{path} is not a checkpoint of this run: {type(e).__name__}: {e}') from None
     return learn
 
-# %% ../nbs/02_train.ipynb #49af7697
+# %% ../nbs/02_train.ipynb #58d1fe39
 def save_history(
     history:list, # as `fit` returns it
     folder:str, # gets `history.csv` and `history.json`
@@ -233,7 +233,8 @@ class TensorBoardCB(Callback):
     "Writes the history as TensorBoard scalars into `folder` (extra `board`)"
     order = 30
     def __init__(self, folder):
-        from torch.utils.tensorboard import SummaryWriter
+        try: from torch.utils.tensorboard import SummaryWriter
+        except ImportError: raise RuntimeError('TensorBoard is not installed: pip install "cifar_cam[board]"') from None
         self.writer = SummaryWriter(folder)
     def after_epoch(self, learn):
         for k,v in learn.history[-1].items():

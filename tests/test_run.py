@@ -1,0 +1,77 @@
+"The command, as a user calls it: in a process, from another folder"
+import csv, json, os, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+
+def cifar_cam(*args, cwd):
+    "Run the installed command"
+    return subprocess.run([Path(sys.executable).with_name('cifar-cam'), *map(str, args)], capture_output=True, text=True, cwd=cwd)
+
+@pytest.fixture(scope='module')
+def shipped(tmp_path_factory):
+    "A run with the shipped weights"
+    d = tmp_path_factory.mktemp('shipped')
+    r = cifar_cam('run', '--weights', 'cifar10', '--out', d/'run', cwd=d)
+    assert r.returncode==0, r.stderr
+    return d/'run', r
+
+def test_shipped_weights_are_as_good_as_their_metadata_say(shipped):
+    from cifar_cam.model import load_model
+    run, r = shipped
+    m = json.loads((run/'metrics.json').read_text())
+    (claim,) = [c for c in load_model().meta['measured'] if c['images']==1017]
+    assert abs(m['accuracy']-claim['accuracy']) < .002       # rounding on another processor may move an image or two
+    assert f'{m["accuracy"]:.2%}' in r.stdout and 'report.html' in r.stdout
+
+def test_report_explains_the_mistakes(shipped):
+    run, _ = shipped
+    m, page = json.loads((run/'metrics.json').read_text()), (run/'report.html').read_text(encoding='utf-8')
+    assert page.count('<div class="card">')==len(list((run/'figures').glob('cam-*.png')))==min(25, m['mistakes'])
+
+def test_report_opens_in_a_browser_offline(shipped):
+    chromium = shutil.which('chromium') or shutil.which('google-chrome')
+    if not chromium: pytest.skip('no chromium on this machine')
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        page = b.new_page()
+        said, asked = [], []
+        page.on('console', lambda m: said.append(m.text))
+        page.on('pageerror', lambda e: said.append(str(e)))
+        page.on('request', lambda q: asked.append(q.url))
+        page.goto((shipped[0]/'report.html').as_uri())
+        sizes = page.evaluate("() => [...document.images].map(i => i.complete && i.naturalWidth)")
+        wide = page.evaluate('() => document.documentElement.scrollWidth > innerWidth')
+        b.close()
+    assert said==[] and not [u for u in asked if not u.startswith(('file:', 'data:'))]
+    assert len(sizes)>=25 and all(sizes)
+    assert not wide
+
+def test_a_short_run_leaves_everything_behind(tmp_path):
+    r = cifar_cam('run', '--epochs', 1, '--mistakes', 3, '--tensorboard', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    run = tmp_path/'runs'/'demo'
+    assert {p.name for p in run.iterdir()} == {'model.safetensors', 'recipe.json', 'history.csv', 'history.json', 'checkpoint.pt', 'metrics.json', 'predictions.npz', 'figures', 'tensorboard', 'report.html'}
+    assert {'curves.png', 'batch.png', 'confusion.png', 'mistakes.png', 'correct.png'} <= {p.name for p in (run/'figures').iterdir()}
+    with (run/'history.csv').open() as f: assert [row['epoch'] for row in csv.DictReader(f)]==['1']
+    assert 'training' in r.stderr                             # the progress bar
+    again = cifar_cam('run', '--out', run, cwd=tmp_path)
+    assert (again.returncode, 'is not empty' in again.stderr, 'Traceback' in again.stderr) == (2, True, False)
+
+def test_train_on_a_folder_and_resume(tmp_path):
+    from PIL import Image
+    from cifar_cam.data import load_images
+    for split in ('train', 'test'):
+        ims = load_images('sample', split)[:120]
+        for i in range(120):
+            p = tmp_path/'mine'/split/ims.classes[ims.labels[i]]/f'{i:03}.png'
+            p.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ims.images[i]).save(p)
+    env = os.environ | {'XDG_CACHE_HOME': str(tmp_path/'cache')}
+    r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--data', tmp_path/'mine', '--epochs', '1', '--out', tmp_path/'run'], capture_output=True, text=True, env=env)
+    assert r.returncode==0, r.stderr
+    assert list((tmp_path/'cache'/'cifar_cam').glob('mine-train-*.npz'))
+    before = (tmp_path/'run'/'model.safetensors').read_bytes()
+    r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--resume', tmp_path/'run'], capture_output=True, text=True, env=env)
+    assert r.returncode==0, r.stderr
+    assert (tmp_path/'run'/'model.safetensors').read_bytes()==before

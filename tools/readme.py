@@ -1,0 +1,38 @@
+"Write README.md from nbs/index.ipynb; with --check, only say (by exit code 1) whether it is out of step"
+import base64, re, sys
+from pathlib import Path
+from fastcore.nbio import read_nb
+
+root = Path(__file__).parent.parent
+folder = root/'nbs'/'images'
+
+def outputs(cell):
+    "Markdown for what a cell shows, and the image files it needs"
+    text, files = [], {}
+    for o in cell.get('outputs', []):
+        data = {k: ''.join(v) if isinstance(v, list) else v for k,v in o.get('data', {}).items()}
+        if 'image/png' in data:
+            path = folder/f'index-{cell["id"]}.png'
+            files[path] = base64.b64decode(data['image/png'])
+            width = o['metadata'].get('image/png', {}).get('width')
+            text.append(f'<img src="{path.relative_to(root).as_posix()}" alt="Images and their heatmaps at every layer"' + (f' width="{width}">' if width else '>'))
+        elif 'text/markdown' in data: text.append(data['text/markdown'])
+        elif 'text/plain' in data: text.append(f'```\n{data["text/plain"]}\n```')
+    return text, files
+
+parts, files = [], {}
+for c in read_nb(root/'nbs'/'index.ipynb').cells:
+    if c.cell_type=='markdown': parts.append(re.sub(r'\]\(([^):]+\.ipynb)', r'](nbs/\1', c.source))
+    elif c.cell_type=='code' and not c.source.startswith('#| hide'):
+        if not c.source.startswith('#| echo: false'): parts.append(f'```python\n{c.source}\n```')
+        text, more = outputs(c)
+        parts += text
+        files |= more
+files[root/'README.md'] = ('\n\n'.join(parts).rstrip()+'\n').encode()
+stale = [p for p,b in files.items() if not p.exists() or p.read_bytes()!=b] + [p for p in folder.glob('index-*.png') if p not in files]
+if '--check' in sys.argv:
+    for p in stale: print(f'{p.relative_to(root)} is out of step with nbs/index.ipynb: run tools/readme.py')
+    sys.exit(bool(stale))
+folder.mkdir(exist_ok=True)
+for p in folder.glob('index-*.png'): p.unlink()
+for p,b in files.items(): p.write_bytes(b)
