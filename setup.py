@@ -16,7 +16,7 @@ setup(
     version=version, description=cfg['description'], author=cfg['author'], license=cfg['license'],
     keywords=cfg['keywords'].split(), python_requires='>=' + cfg['min_python'],
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    packages=[lib], package_data={lib: ['assets/*']}, include_package_data=True,
+    packages=[lib], package_data={lib: ['assets/*']},
     install_requires=cfg['requirements'].split(),
     extras_require={e: cfg[f'{e}_requirements'].split() for e in extras},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib} = {lib}._modidx:d']},

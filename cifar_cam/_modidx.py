@@ -105,6 +105,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cifar_cam.recipes.load_recipe': ('recipes.html#load_recipe', 'cifar_cam/recipes.py'),
                                    'cifar_cam.recipes.save_recipe': ('recipes.html#save_recipe', 'cifar_cam/recipes.py')},
             'cifar_cam.report': { 'cifar_cam.report._figure': ('report.html#_figure', 'cifar_cam/report.py'),
+                                  'cifar_cam.report._lasting': ('report.html#_lasting', 'cifar_cam/report.py'),
                                   'cifar_cam.report._mistakes': ('report.html#_mistakes', 'cifar_cam/report.py'),
                                   'cifar_cam.report._png': ('report.html#_png', 'cifar_cam/report.py'),
                                   'cifar_cam.report._stats': ('report.html#_stats', 'cifar_cam/report.py'),

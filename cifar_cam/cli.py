@@ -12,22 +12,22 @@ from pathlib import Path
 
 from fastcore.script import anno_parser
 
-# %% ../nbs/09_cli.ipynb #c37d994a
+# %% ../nbs/09_cli.ipynb #8c5e1f1b
 def _recipe(name, seed, epochs):
     from cifar_cam.recipes import get_recipe
     change = dict(seed=seed, epochs=epochs)
     return replace(get_recipe(name), **{k: v for k,v in change.items() if v is not None})
 
-def _tell(run, metrics, report):
+def _tell(metrics, report):
     print(f'accuracy {metrics["accuracy"]:.2%} ± {metrics["plus_minus"]:.2%} on {metrics["images"]:,} {metrics["split"]} images ({metrics["source"]}), {metrics["mistakes"]} mistakes')
     print(f'report   {report}')
 
-# %% ../nbs/09_cli.ipynb #95c011a3
+# %% ../nbs/09_cli.ipynb #00d8dbf9
 def run(
     data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
     recipe:str='demo', # name of the training recipe
     weights:str=None, # skip training and use these weights: 'cifar10' (shipped) or a file
-    mistakes:int=25, # how many mistakes to explain
+    mistakes:int=25, # how many mistakes to explain, at least 1
     epochs:int=None, # passes over the data, instead of the recipe's
     seed:int=None, # seed, instead of the recipe's
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
@@ -35,12 +35,14 @@ def run(
 ):
     "Train, evaluate, find the mistakes, explain them, and write a report."
     from cifar_cam.report import evaluate_run, new_run, train_run, write_report
+    if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
     r = _recipe(recipe, seed, epochs)
     folder = new_run(r.name if weights is None else Path(weights).stem, out)
     if weights is None: train_run(folder, r, data, tensorboard)
     metrics = evaluate_run(folder, data, weights)
-    _tell(folder, metrics, write_report(folder, mistakes))
+    _tell(metrics, write_report(folder, mistakes))
 
+# %% ../nbs/09_cli.ipynb #30c0490d
 def train(
     data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
     recipe:str='demo', # name of the training recipe
@@ -56,6 +58,7 @@ def train(
     r = None if resume else _recipe(recipe, seed, epochs)
     print(f'weights  {train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers)}')
 
+# %% ../nbs/09_cli.ipynb #b21a226b
 def evaluate(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
@@ -69,28 +72,31 @@ def evaluate(
     print(f'accuracy {metrics["accuracy"]:.2%} ± {metrics["plus_minus"]:.2%}, loss {metrics["loss"]:.4f} on {metrics["images"]:,} {split} images ({metrics["source"]})')
     if out: Path(out).write_text(json.dumps(metrics, indent=1))
 
+# %% ../nbs/09_cli.ipynb #4f7fcad7
 def explain(
     picture:str, # an image file of any size; it is resized to 32x32 for the network
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     layers:str=None, # layers, with commas: conv1,layer3 (default: layer1,layer2,layer3,layer4)
     classes:str=None, # classes to explain, with commas: cat,dog (default: the predicted one)
     method:str='gradcam', # how: 'gradcam'
-    out:str=None, # PNG file to write (default: the picture's name with -cam.png, in this folder)
+    out:str=None, # picture file to write, PNG by default (default: the picture's name with -cam.png, in this folder)
 ):
     "Draw where the network looked in a picture."
     from cifar_cam.data import load_picture
     from cifar_cam.report import explain_picture
     im, out = load_picture(picture), Path(out or f'{Path(picture).stem}-cam.png')
+    out = out if out.suffix else out.with_suffix('.png')
     fig, top = explain_picture(im, weights, classes and classes.split(','), layers and layers.split(','), method)
     fig.savefig(out, dpi=160)
     print('seen at 32x32 as ' + ', '.join(f'{c} {p:.0%}' for c,p in top))
     print(f'drawn    {out}')
 
+# %% ../nbs/09_cli.ipynb #1ba00266
 def report(
     run:str, # folder of a run
-    mistakes:int=25, # how many mistakes to explain
+    mistakes:int=25, # how many mistakes to explain, at least 1
 ):
-    "Write the report of an evaluated run again."
+    "Measure a trained run, if it was not, and write its report."
     from cifar_cam.report import write_report
     print(f'report   {write_report(run, mistakes)}')
 

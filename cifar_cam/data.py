@@ -7,8 +7,8 @@ __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'SPLITS', 'ASSETS', 'IMAGE_TYPE
            'load_picture', 'channel_stats', 'normalize', 'denorm', 'augmentations', 'EpochSampler', 'BatchDataset',
            'get_dl', 'get_dls']
 
-# %% ../nbs/00_data.ipynb #de1bd1a8
-import hashlib, io, json, os, pickle, tarfile, warnings
+# %% ../nbs/00_data.ipynb #db12bc47
+import hashlib, io, json, os, pickle, random, tarfile, warnings, zlib
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
-from PIL import Image, UnidentifiedImageError
+from lzma import LZMAError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
@@ -29,14 +30,14 @@ CIFAR_MEAN = (.4914, .4822, .4465)  # per channel, of the 50,000 train images, a
 CIFAR_STD  = (.2470, .2435, .2616)
 SPLITS = ('train', 'test')
 
-# %% ../nbs/00_data.ipynb #221bff52
+# %% ../nbs/00_data.ipynb #4822590f
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     "Images with their labels; raises `ValueError` when the parts do not fit together"
     images:np.ndarray # uint8 `(n, 32, 32, 3)`, RGB
     labels:np.ndarray # int64 `(n,)`, positions in `classes`
     classes:tuple=CLASSES # class names
-    index:np.ndarray=None # int64 `(n,)`, position of each image in its official split; `None`: 0 to n-1
+    index:np.ndarray=None # int64 `(n,)`, position of each image in its split, the official one where it is known; `None`: 0 to n-1
     source:str='' # which copy of the data this is, for reports
 
     def __post_init__(self):
@@ -87,13 +88,13 @@ def _sample(split):
     ims = sheet.reshape(rows, 32, cols, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)[:len(info['labels'])]
     return ImageSet(ims, info['labels'], index=info['index'], source='lossless sample')
 
-# %% ../nbs/00_data.ipynb #f72c8090
+# %% ../nbs/00_data.ipynb #2078719d
 IMAGE_TYPES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 def _files(path):
     "Name, size, time stamp and reader of every file in the folder or archive `path`"
     if path.is_dir():
-        found = ((p, p.stat()) for d,_,names in os.walk(path) for p in (Path(d)/n for n in names))
+        found = ((p, p.stat()) for d,_,names in os.walk(path, followlinks=True) for p in (Path(d)/n for n in names))
         return [(p.relative_to(path).as_posix(), st.st_size, st.st_mtime_ns, p.read_bytes) for p,st in found]
     tar = tarfile.open(path)
     return [(m.name, m.size, m.mtime, lambda m=m: tar.extractfile(m).read()) for m in tar.getmembers() if m.isfile()]
@@ -116,19 +117,19 @@ def _read_batches(files, split):
     ims = np.concatenate([d['data'] for d in ds]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return ImageSet(np.ascontiguousarray(ims), np.concatenate([d['labels'] for d in ds]), source='official batches')
 
-# %% ../nbs/00_data.ipynb #e4556bca
+# %% ../nbs/00_data.ipynb #16f95353
 def _to_rgb32(data, name='the picture'):
     "Bytes of an image file -> uint8 `(32, 32, 3)`, and whether it had to be resized"
-    try: im = Image.open(io.BytesIO(data)).convert('RGB')
+    try: im = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert('RGB')
     except UnidentifiedImageError: raise ValueError(f'{name} is not an image that can be read') from None
-    except (OSError, Image.DecompressionBombError) as e: raise ValueError(f'{name} cannot be read: {e}') from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e: raise ValueError(f'{name} cannot be read: {e}') from None
     other = im.size!=(32, 32)
     return np.asarray(im.resize((32, 32), Image.Resampling.BICUBIC) if other else im), other
 
 def _read_folders(files, split, desc):
     "The `ImageSet` in a `split/<class>/*` layout, or `None` if `files` holds none"
     ims, names, resized = [], [], 0
-    mine = [(n, n.split('/')[-2:], read) for n,_,_,read in files if n.split('/')[-3:-2]==[split] and n.lower().endswith(IMAGE_TYPES)]
+    mine = [(n, n.split('/')[-2:], read) for n,_,_,read in files if n.split('/')[-3:-2]==[split] and n.lower().endswith(IMAGE_TYPES) and not n.split('/')[-1].startswith('.')]
     if not mine: return None
     for n,name,read in tqdm(mine, desc=desc, unit=' files', leave=False):
         im, other = _to_rgb32(read(), n)
@@ -138,7 +139,7 @@ def _read_folders(files, split, desc):
     classes = tuple(sorted({c for c,_ in names}))
     return ImageSet(np.stack([ims[i] for i in order]), [classes.index(names[i][0]) for i in order], classes)
 
-# %% ../nbs/00_data.ipynb #d37ddf1e
+# %% ../nbs/00_data.ipynb #9ffc7201
 def _digest(path, split):
     "A fingerprint of the contents of `path`, without reading them"
     st = path.stat()
@@ -150,9 +151,12 @@ def _read_path(path, split, root):
     cache = Path(root)/f'{path.name}-{split}-{_digest(path, split)}.npz'
     if cache.exists():
         with np.load(cache) as d: return ImageSet(d['images'], d['labels'], tuple(d['classes'].tolist()), source=path.name)
-    files = _files(path)
-    ims = _read_batches(files, split)
-    if ims is None: ims = _read_folders(files, split, f'reading {path.name}/{split}')
+    try:
+        files = _files(path)
+        ims = _read_batches(files, split)
+        if ims is None: ims = _read_folders(files, split, f'reading {path.name}/{split}')
+    except (tarfile.TarError, EOFError, LZMAError, zlib.error, pickle.UnpicklingError, KeyError) as e:
+        raise ValueError(f'{path} cannot be read to its end: {type(e).__name__}: {e}') from None
     if ims is None: raise ValueError(f'{path} has neither {split}/<class>/*.png|jpg nor CIFAR-10 batches for {split!r}')
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +166,7 @@ def _read_path(path, split, root):
     except OSError as e: warnings.warn(f'could not keep a cache in {root} ({e})')
     return replace(ims, source=path.name)
 
-# %% ../nbs/00_data.ipynb #bec4757e
+# %% ../nbs/00_data.ipynb #ab0512e4
 def load_images(
     source:str='sample', # `'sample'` (bundled), `'cifar10'` (official, downloaded once), or a folder or `.tar.*` archive
     split:str='train', # `'train'` or `'test'`
@@ -176,7 +180,7 @@ def load_images(
         from torchvision.datasets import CIFAR10
         d = CIFAR10(root, train=split=='train', download=True)
         return ImageSet(d.data, d.targets, tuple(d.classes), source='official CIFAR-10')
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().resolve()
     if not path.exists(): raise FileNotFoundError(f"no data source {str(source)!r}: neither 'sample' nor 'cifar10' nor a path")
     if not path.is_dir() and not tarfile.is_tarfile(path): raise ValueError(f'{path} is neither a folder nor a .tar archive')
     return _read_path(path, split, root)
@@ -238,7 +242,7 @@ def augmentations(
             except Exception as e: raise ValueError(f'{name}({kw}): {e}') from None
     return A.Compose(tfms)
 
-# %% ../nbs/00_data.ipynb #e8ee6d41
+# %% ../nbs/00_data.ipynb #43739afd
 class EpochSampler(Sampler):
     "A new seeded order every epoch; yields `epoch*n + i` for image `i`"
     def __init__(self, n, seed=42): self.n, self.seed, self.epoch = n, seed, 0
@@ -255,7 +259,8 @@ class BatchDataset(Dataset):
         self.tfm = augmentations(spec, mean) if spec else None
     def __len__(self): return len(self.ims)
     def _augment(self, epoch, i):
-        self.tfm.set_random_seed(int(np.random.SeedSequence((self.seed, int(epoch), int(i))).generate_state(1)[0]))
+        s = int(np.random.SeedSequence((self.seed, int(epoch), int(i))).generate_state(1)[0])
+        self.tfm.set_random_state(np.random.default_rng(s), random.Random(s))
         return self.tfm(image=self.ims.images[i])['image']
     def __getitems__(self, idxs):
         e, i = np.divmod(np.asarray(idxs), len(self))

@@ -158,7 +158,7 @@ def _scores(logits, target):
     if not isinstance(s, torch.Tensor) or s.shape!=logits.shape[:1]: raise ValueError(f'target function must give one score an image, shape ({len(logits)},)')
     return None, [s]
 
-# %% ../nbs/03_gradcam.ipynb #c9fc2704
+# %% ../nbs/03_gradcam.ipynb #6a21ee64
 def explain(
     model:nn.Module, # any classifier: images -> logits `(n, classes)`
     x:torch.Tensor, # normalised images `(n, 3, h, w)` on the model's device
@@ -172,6 +172,7 @@ def explain(
     with torch.inference_mode(False), torch.enable_grad(), _eval_mode(model):
         x = x.detach().clone() if x.is_inference() else x.detach()
         names = last_of_each_size(cam_layers(model, x)) if layers is None else [layers] if isinstance(layers, str) else list(layers)
+        if not names: raise ValueError('no layers: this model has none of which a heatmap can be made, or none were asked for')
         try:
             with Taps(model, names) as taps: logits = model(x)
         except _NoMap as e: raise ValueError(f'{e}; have {", ".join(cam_layers(model, x))}') from None

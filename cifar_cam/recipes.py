@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-# %% ../nbs/06_recipes.ipynb #9f130dec
+# %% ../nbs/06_recipes.ipynb #e4cbaf3d
 @dataclass(frozen=True)
 class Recipe:
     "How to train: everything but the data; raises `ValueError` for values out of range"
@@ -19,9 +19,9 @@ class Recipe:
     epochs:int # passes over the train split
     bs:int=128 # images a batch
     lr:float=.1 # learning rate: the peak of a OneCycleLR, the start of other schedules
-    optimizer:str='SGD' # in `torch.optim`
+    optimizer:str='SGD' # `'SGD'`, `'Adam'` or `'AdamW'` of `torch.optim`
     optimizer_args:dict=field(default_factory=dict) # its other arguments
-    schedule:str='OneCycleLR' # in `torch.optim.lr_scheduler`, or `'constant'`
+    schedule:str='OneCycleLR' # `'OneCycleLR'`, `'ReduceLROnPlateau'` or `'StepLR'` of `torch.optim.lr_scheduler`, or `'constant'`
     schedule_args:dict=field(default_factory=dict) # its other arguments
     label_smoothing:float=0. # 0 to below 1
     l1:float=0. # factor of the sum of absolute weights in the loss
@@ -39,6 +39,7 @@ class Recipe:
         if not self.lr>0: raise ValueError(f'lr must be above 0, not {self.lr}')
         if not 0<=self.label_smoothing<1: raise ValueError(f'label_smoothing must be from 0 to below 1, not {self.label_smoothing}')
         if not 0<=self.valid_pct<1: raise ValueError(f'valid_pct must be from 0 to below 1, not {self.valid_pct}')
+        for k in ('optimizer_args', 'schedule_args', 'augment', 'model_args'): object.__setattr__(self, k, json.loads(json.dumps(getattr(self, k))))
         for k in ('sizes', 'mean', 'std'):
             v = getattr(self, k)
             if v is not None: object.__setattr__(self, k, tuple(tuple(o) if isinstance(o, list) else o for o in v))
@@ -47,7 +48,7 @@ class Recipe:
         rows = [f'| {f.name} | `{getattr(self, f.name)!r}` |' for f in fields(self)[2:]]
         return '\n'.join([f'**{self.name}**: {self.about}', '', '| field | value |', '|:--|:--|', *rows])
 
-# %% ../nbs/06_recipes.ipynb #e300e3e4
+# %% ../nbs/06_recipes.ipynb #26570bc1
 CROP_FLIP = dict(PadIfNeeded=dict(min_height=36, min_width=36, border_mode=4), RandomCrop=dict(height=32, width=32), HorizontalFlip={})
 _NESTEROV = dict(momentum=.9, nesterov=True, weight_decay=5e-4)
 _TRIANGLE = dict(pct_start=.2, anneal_strategy='linear', cycle_momentum=False, div_factor=10, final_div_factor=1000)
@@ -55,8 +56,8 @@ _TRIANGLE = dict(pct_start=.2, anneal_strategy='linear', cycle_momentum=False, d
 RECIPES = {r.name: r for r in (
     Recipe('demo', 'the bundled sample, in minutes on a CPU', epochs=12, bs=50, lr=.05, optimizer_args=_NESTEROV, schedule_args=_TRIANGLE,
            label_smoothing=.1, sizes=((0., 16), (.7, 24), (.9, 32)), augment=CROP_FLIP),
-    Recipe('full', 'all 50,000 images, the shipped weights: 8 epochs, small pictures first', epochs=8, lr=.1, optimizer_args=_NESTEROV,
-           schedule_args=_TRIANGLE, label_smoothing=.1, sizes=((0., 16), (.5, 24), (.75, 32)), augment=CROP_FLIP, valid_pct=0.),
+    Recipe('full', 'all 50,000 images: nine epochs, small pictures first', epochs=9, lr=.1, optimizer_args=_NESTEROV,
+           schedule_args=_TRIANGLE, label_smoothing=.1, sizes=((0., 16), (4/9, 24), (7/9, 32)), augment=CROP_FLIP, valid_pct=0.),
 )}
 
 # %% ../nbs/06_recipes.ipynb #4610452b

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['new_run', 'train_run', 'machine', 'measure', 'evaluate_run', 'write_report', 'explain_picture']
 
-# %% ../nbs/08_report.ipynb #7366f7ac
-import base64, html, io, json, math, platform, shutil, time
+# %% ../nbs/08_report.ipynb #3a34a7d6
+import base64, html, json, math, platform, time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, get_dl, get_dls, load_images, normalize
 from .gradcam import explain
-from .model import load_model, read_weights, resnet18, save_weights, SHIPPED
+from .model import STAGES, load_model, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
 from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, evaluate, load_checkpoint
 from .viz import plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
@@ -39,12 +39,14 @@ def new_run(
     except OSError as e: raise OSError(f'cannot make the folder {out}: {e.strerror}') from None
     return out
 
-# %% ../nbs/08_report.ipynb #f68c72d9
+# %% ../nbs/08_report.ipynb #89bd234f
+def _lasting(data): return str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else str(data)
+
 def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
 
 def train_run(
     run:Path, # folder of the run
-    recipe:Recipe=None, # how to train; `None`: go on with the run in the folder
+    recipe:Recipe=None, # how to train; `None`: go on with the run in the folder from its last whole epoch
     data:str='sample', # source, as for `load_images`
     tensorboard:bool=False, # also write TensorBoard events
     num_workers:int=0, # processes that prepare batches
@@ -58,20 +60,23 @@ def train_run(
     ims = load_images(data, 'train')
     stats = _stats(recipe.mean, recipe.std)
     dls = get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **stats)
-    if not resume: save_recipe(recipe, run/'recipe.json', data=str(data))
+    if not resume: save_recipe(recipe, run/'recipe.json', data=_lasting(data))
     torch.manual_seed(recipe.seed)
     model = resnet18(len(ims.classes), **recipe.model_args)
     cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard else []), *cbs]
     learn = Learner(model, dls, recipe, cbs)
-    if resume: load_checkpoint(run/'checkpoint.pt', learn)
+    if resume and (run/'checkpoint.pt').exists(): load_checkpoint(run/'checkpoint.pt', learn)
     learn.fit()
     return save_weights(model, run/'model.safetensors', classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **stats)
 
-# %% ../nbs/08_report.ipynb #fd9f7413
-def machine()->dict: # what a figure depends on besides the code
+# %% ../nbs/08_report.ipynb #98bf1ebd
+def machine(
+    device # a torch device
+)->dict: # what a figure depends on besides the code
     "Hardware and versions"
     cpu = getattr(torch.cpu, 'get_capabilities', dict)().get('cpu_name') or platform.processor() or platform.machine()
-    return dict(hardware=torch.cuda.get_device_name() if torch.cuda.is_available() else f'{cpu}, {torch.get_num_threads()} threads',
+    gpu = torch.cuda.get_device_name(device) if device.type=='cuda' else device.type
+    return dict(hardware=f'{cpu}, {torch.get_num_threads()} threads' if device.type=='cpu' else gpu,
                 python=platform.python_version(), **{p: version(p) for p in ('torch', 'torchvision', 'albumentations', 'cifar_cam')})
 
 def measure(
@@ -82,15 +87,16 @@ def measure(
     "Evaluate weights on a split of a data source"
     model, ims = load_model(weights), load_images(data, split)
     meta = model.meta
-    if tuple(meta.get('classes', ims.classes))!=tuple(ims.classes):
-        raise ValueError(f'{data} has classes {", ".join(ims.classes)}; the weights know {", ".join(meta["classes"])}')
+    known = tuple(meta.get('classes') or (CLASSES if model.fc.out_features==len(CLASSES) else ['?']*model.fc.out_features))
+    if known!=tuple(ims.classes): raise ValueError(f'{data} has classes {", ".join(ims.classes)}; the weights know {", ".join(known)}')
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
     start = time.time()
-    ev = evaluate(model, get_dl(ims, **_stats(meta.get('mean'), meta.get('std'))))
+    ev = evaluate(model.to(device), get_dl(ims, **_stats(meta.get('mean'), meta.get('std'))))
     names = {i: c for i,c in enumerate(ims.classes)}
     recall = (ev.confusion.diag()/ev.confusion.sum(1)).tolist()
     return ims, model, ev, dict(accuracy=ev.accuracy, plus_minus=1.96*math.sqrt(ev.accuracy*(1-ev.accuracy)/len(ev)), loss=ev.loss, images=len(ev),
         mistakes=int((~ev.correct).sum()), data=str(data), source=ims.source, split=split, weights=str(weights), seconds=round(time.time()-start, 1),
-        class_accuracy={names[i]: a for i,a in enumerate(recall)}, most_confused=[(names[t], names[p], n) for t,p,n in ev.most_confused(5)], **machine())
+        class_accuracy={names[i]: a for i,a in enumerate(recall)}, most_confused=[(names[t], names[p], n) for t,p,n in ev.most_confused(5)], **machine(device))
 
 def evaluate_run(
     run:Path, # folder of the run; gets `predictions.npz` and `metrics.json`
@@ -100,11 +106,12 @@ def evaluate_run(
     "Measure the run's weights on the test split and keep the answers"
     run = Path(run)
     if weights is not None:
-        read_weights(weights)
-        shutil.copyfile(SHIPPED.get(weights, weights), run/'model.safetensors')
+        model = load_model(weights)
+        save_weights(model, run/'model.safetensors', half=True, **{k: v for k,v in model.meta.items() if k!='args'})
     ims, _, ev, metrics = measure(run/'model.safetensors', data)
     metrics['weights'] = weights or 'trained in this run'
     np.savez(run/'predictions.npz', logits=ev.logits, labels=ev.labels, index=ims.index)
+    metrics['data'] = _lasting(data)
     (run/'metrics.json').write_text(json.dumps(metrics, indent=1))
     return metrics
 
@@ -132,7 +139,7 @@ def _figure(src, alt, caption=''):
 
 def _table(rows): return '<table>' + ''.join(f'<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>' for k,v in rows) + '</table>'
 
-# %% ../nbs/08_report.ipynb #083b13c3
+# %% ../nbs/08_report.ipynb #567edeaf
 def _training(run, figs):
     "The section on how the run was trained"
     recipe, more = load_recipe(run/'recipe.json')
@@ -142,19 +149,20 @@ def _training(run, figs):
     ims = load_images(more['data'], 'train')
     stats = _stats(recipe.mean, recipe.std)
     dls = get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, **stats)
-    seen = f'Images as the network saw them, five of each class: {", ".join(recipe.augment)}.'
+    each = min(5, *np.bincount(dls.train.dataset.ims.labels, minlength=len(ims.classes)).tolist())
+    seen = f'Images as the network saw them: {", ".join(recipe.augment)}.'
     total = sum(r['seconds'] for r in history)
-    return ['<h2>How it learnt</h2>', _figure(_png(fig, figs/'curves.png'), 'Loss and accuracy over the epochs', 'Training and held-out images. Training images are augmented, so they can be the harder ones.'),
-            _figure(_png(show_batch(dls.train, 5, ims.classes, **stats), figs/'batch.png'), 'Augmented training images', seen),
+    return ['<h2>How it learnt</h2>', _figure(_png(fig, figs/'curves.png'), 'Loss and accuracy over the epochs', 'Training images are augmented, and where the recipe starts with small pictures, measured on those; held-out images are whole and in full size.'),
+            _figure(_png(show_batch(dls.train, each, ims.classes, **stats), figs/'batch.png'), 'Augmented training images', seen) if each else '',
             _table([('recipe', f'{recipe.name}: {recipe.about}'), ('trained on', f'{len(dls.train.dataset):,} images ({ims.source})'), ('epochs', len(history)), ('seed', recipe.seed), ('time', f'{total/60:.1f} minutes')])]
 
 def _mistakes(run, figs, ims, model, ev, k):
     "The section on what went wrong, and where the network looked"
     idxs = ev.misclassified(k)
-    if not len(idxs): return ['<h2>Mistakes</h2><p>There are none.</p>']
+    if ev.correct.all(): return ['<h2>Mistakes</h2><p>There are none.</p>']
     stats = _stats(model.meta.get('mean'), model.meta.get('std'))
     target = torch.stack([ev.preds[idxs], ev.labels[idxs]], 1)
-    result = explain(model, normalize(ims.images[idxs], **stats), target)
+    result = explain(model, normalize(ims.images[idxs], **stats), target, STAGES)
     out = ['<h2>The most confident mistakes</h2>', _figure(_png(show_misclassified(ims, ev, k), figs/'mistakes.png'), 'Misclassified images', 'Predicted class with its probability, and below it the true class with its own.'),
            '<h2>Where it looked</h2><p>For each mistake: on the left for the class it chose, on the right for the class it should have chosen, from the first stage to the last. '
            'Each map (Grad-CAM) is scaled by its own highest value, which stands below it; maps of early stages are fine in grain and weak in meaning.</p>']
@@ -164,16 +172,19 @@ def _mistakes(run, figs, ims, model, ev, k):
         out.append(f'<div class="card"><h3>{html.escape(name)}</h3>{_figure(src, "Heatmaps for "+name)}</div>')
     return out
 
-# %% ../nbs/08_report.ipynb #edcb144e
+# %% ../nbs/08_report.ipynb #1b29872a
 def write_report(
-    run_dir:str, # folder of a run that has been evaluated
-    mistakes:int=25, # how many to explain, most confident first
-)->Path: # `report.html` in that folder; raises `FileNotFoundError` if the run was not evaluated
+    run_dir:str, # folder of a run; measured first, if it was not
+    mistakes:int=25, # how many to explain, most confident first; at least 1
+)->Path: # `report.html` in that folder; raises `ValueError`, or `FileNotFoundError` if there is no run
     "Draw the figures of a run and write its report"
     run = Path(run_dir)
-    if not (run/'metrics.json').is_file(): raise FileNotFoundError(f'{run} holds no evaluated run (no metrics.json)')
+    if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
+    if not (run/'model.safetensors').is_file(): raise FileNotFoundError(f'{run} holds no trained run (no model.safetensors)')
+    if not (run/'metrics.json').is_file(): evaluate_run(run, load_recipe(run/'recipe.json')[1]['data'])
     m, figs = json.loads((run/'metrics.json').read_text()), run/'figures'
     figs.mkdir(exist_ok=True)
+    for p in figs.glob('cam-*.png'): p.unlink()
     model, ims = load_model(run/'model.safetensors'), load_images(m['data'], m['split'])
     with np.load(run/'predictions.npz') as d: ev = Evaluation(*(torch.from_numpy(d[k]) for k in ('logits', 'labels')))
     fig = Figure(figsize=(6, 5.4), layout='constrained')
@@ -201,12 +212,12 @@ def _to_tensorboard(run):
     with SummaryWriter(run/'tensorboard') as w:
         for p in sorted((run/'figures').glob('*.png')): w.add_image(p.stem, np.asarray(Image.open(p).convert('RGB')), dataformats='HWC')
 
-# %% ../nbs/08_report.ipynb #ec56ffce
+# %% ../nbs/08_report.ipynb #5fc260aa
 def explain_picture(
     im:np.ndarray, # uint8 `(32, 32, 3)`, as `load_picture` gives it
     weights:str='cifar10', # a name or file, as for `load_model`
     classes:list=None, # names of the classes to explain; `None`: the predicted one
-    layers:list=None, # as for `explain`
+    layers:list=None, # layer names; `None`: `STAGES`
     method:str='gradcam', # as for `explain`
 )->tuple: # the figure, and the three most probable classes as `(name, probability)`; raises `ValueError` for an unknown class
     "Draw where the network looked in one picture"
@@ -215,6 +226,6 @@ def explain_picture(
     unknown = [c for c in classes or () if c not in names]
     if unknown: raise ValueError(f'unknown class {unknown[0]!r}; have {", ".join(names)}')
     x = normalize(im[None], **_stats(model.meta.get('mean'), model.meta.get('std')))
-    r = explain(model, x, [[names.index(c) for c in classes]] if classes else None, layers, method)
+    r = explain(model, x, [[names.index(c) for c in classes]] if classes else None, layers or STAGES, method)
     top = r.logits.softmax(1)[0].sort(descending=True)
     return show_cams(im[None], r, names, size=1.2), [(names[i], p) for i,p in zip(top.indices[:3].tolist(), top.values.tolist())]

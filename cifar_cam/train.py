@@ -69,7 +69,7 @@ class Callback:
     "Something that happens at moments of a run: `before_fit`, `before_epoch`, `before_batch`, `after_batch`, `after_epoch`, `after_fit`"
     order = 0
 
-# %% ../nbs/02_train.ipynb #cb2bed34
+# %% ../nbs/02_train.ipynb #4b7bdde4
 class Learner:
     "Trains `model` on `dls` as `recipe` says"
     def __init__(self,
@@ -77,12 +77,14 @@ class Learner:
         dls, # has `train` and `valid`, which yield `x` `(n, 3, h, w)` and `y` `(n,)`; `valid` may be empty
         recipe, # has `epochs lr optimizer optimizer_args schedule schedule_args label_smoothing l1 l2 sizes seed`
         cbs=None, # callbacks besides the basic ones; `None`: a progress bar
+        mixed_precision:str=None, # `'no'` or `'bf16'`; `None`: what `precision` says
     ):
         from accelerate import Accelerator
         self.model, self.dls, self.recipe = model, dls, recipe
         self.history, self.epoch, self.step = [], 0, 0
         self.total_steps = recipe.epochs*len(dls.train)
-        self.accelerator = Accelerator(mixed_precision=precision())
+        self.accelerator = Accelerator(mixed_precision=mixed_precision or precision())
+        if self.accelerator.num_processes>1: raise RuntimeError('training in several processes is not supported yet')
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
         self.loss_func = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
@@ -135,7 +137,7 @@ def fit(self:Learner):
         self('after_fit')
     return self.history
 
-# %% ../nbs/02_train.ipynb #71e40208
+# %% ../nbs/02_train.ipynb #b3aaa79c
 class MetricsCB(Callback):
     "Adds a row to `history` every epoch: loss and accuracy of both splits, learning rate, seconds"
     order = -10
@@ -146,7 +148,7 @@ class MetricsCB(Callback):
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name,training in (('train',True), ('valid',False)):
-            loss, hits, n = learn.accelerator.reduce(torch.as_tensor(self.sums[training]).expand(3)).tolist()
+            loss, hits, n = torch.as_tensor(self.sums[training]).expand(3).tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
         learn.history.append(row | dict(lr=learn.opt.param_groups[0]['lr'], seconds=round(time.time()-self.start, 2)))
 
@@ -161,7 +163,7 @@ class ScheduleCB(Callback):
         if learn.recipe.schedule!='ReduceLROnPlateau': learn.sched.step()
         else: learn.sched.step(row['train_loss'] if row['valid_loss'] is None else row['valid_loss'])
 
-# %% ../nbs/02_train.ipynb #8cde30c3
+# %% ../nbs/02_train.ipynb #5589ca1a
 class SizeCB(Callback):
     "Shrinks training batches to the size that `recipe.sizes` gives for this part of the run"
     def before_batch(self, learn):
@@ -173,7 +175,7 @@ class ProgressCB(Callback):
     "One bar for the whole run, with the time left and the newest figures"
     order = 20
     def before_fit(self, learn):
-        self.bar = tqdm(total=learn.total_steps, initial=learn.step, desc='training', unit='batch', disable=not learn.accelerator.is_main_process)
+        self.bar = tqdm(total=learn.total_steps, initial=learn.step, desc='training', unit='batch')
     def after_batch(self, learn): self.bar.update(int(learn.training))
     def after_epoch(self, learn):
         named = dict(loss='train_loss', train='train_accuracy', valid='valid_accuracy')
@@ -207,7 +209,7 @@ def load_checkpoint(
     except Exception as e: raise ValueError(f'{path} is not a checkpoint of this run: {type(e).__name__}: {e}') from None
     return learn
 
-# %% ../nbs/02_train.ipynb #58d1fe39
+# %% ../nbs/02_train.ipynb #db631334
 def save_history(
     history:list, # as `fit` returns it
     folder:str, # gets `history.csv` and `history.json`
@@ -225,7 +227,6 @@ class CheckpointCB(Callback):
     order = 30
     def __init__(self, folder): self.folder = Path(folder)
     def after_epoch(self, learn):
-        if not learn.accelerator.is_main_process: return
         save_history(learn.history, self.folder)
         save_checkpoint(self.folder/'checkpoint.pt', learn)
 
@@ -241,7 +242,7 @@ class TensorBoardCB(Callback):
             if v is not None and k!='epoch': self.writer.add_scalar(k.replace('_', '/'), v, learn.epoch)
     def after_fit(self, learn): self.writer.close()
 
-# %% ../nbs/02_train.ipynb #92373cbd
+# %% ../nbs/02_train.ipynb #e111fde1
 @dataclass(frozen=True)
 class LRFind:
     "Loss at each learning rate of a range test"
@@ -256,7 +257,7 @@ def lr_find(
     lr_min:float=1e-4, # first rate
     lr_max:float=10., # last rate
     steps:int=100, # batches
-)->LRFind: # raises `ValueError` unless 0 < lr_min < lr_max
+)->LRFind: # raises `ValueError` unless 0 < lr_min < lr_max and the first loss is finite
     "Learning-rate range test; ends early when the loss is four times its best"
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     from accelerate import Accelerator
@@ -274,6 +275,7 @@ def lr_find(
         avg = loss.item() if avg is None else .8*avg + .2*loss.item()
         if not np.isfinite(avg) or losses and avg>4*min(losses): break
         lrs.append(float(lr)); losses.append(avg)
+    if not lrs: raise ValueError('no finite loss at the first rate, or an empty loader')
     slopes = np.gradient(losses, np.log(lrs)) if len(lrs)>1 else [0]
     return LRFind(lrs, losses, lrs[int(np.argmin(slopes))])
 

@@ -33,15 +33,16 @@ def show_image(
     if title is not None: ax.set_title(title, fontsize=8)
     return ax
 
-# %% ../nbs/04_viz.ipynb #f023dbbd
+# %% ../nbs/04_viz.ipynb #3ac1cac6
 def show_images(
     ims, # images, as for `show_image`
     titles=None, # one for each
     ncols:int=None, # images in a row; `None`: at most 10
     size:float=.9, # inches for each image
-)->Figure:
+)->Figure: # raises `ValueError` if there are none
     "Draw images in a grid"
     n = len(ims)
+    if not n: raise ValueError('no images to show')
     ncols = min(n, ncols or 10)
     nrows = -(-n//ncols)
     fig = Figure(figsize=(ncols*size, nrows*size*(1 if titles is None else 1.35)), layout='constrained')
