@@ -6,7 +6,7 @@
 __all__ = ['NORMS', 'Stage', 'STAGES', 'ASSETS', 'SHIPPED', 'Block', 'resnet18', 'Summary', 'summary', 'save_weights',
            'read_weights', 'load_weights', 'load_model']
 
-# %% ../nbs/01_model.ipynb #96b7b9f7
+# %% ../nbs/01_model.ipynb #6563c632
 import json
 from collections import namedtuple
 from functools import partial
@@ -14,8 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -81,7 +81,7 @@ def summary(
         for m,t in modes.items(): m.training = t
     return stages
 
-# %% ../nbs/01_model.ipynb #0d21188a
+# %% ../nbs/01_model.ipynb #05e90d1c
 def save_weights(
     model:nn.Module, # a `resnet18`
     path:str, # file to write, replaced only when complete
@@ -94,7 +94,7 @@ def save_weights(
     if half: state = {k: v.half() if v.is_floating_point() else v for k,v in state.items()}
     meta = dict(args=getattr(model, 'args', {}), **meta)
     part = path.with_name(path.name+'.part')
-    save_file(state, part, metadata={'format': 'pt', **{k: json.dumps(v) for k,v in meta.items()}})
+    part.write_bytes(save(state, metadata={'format': 'pt', **{k: json.dumps(v) for k,v in meta.items()}}))
     part.replace(path)
     return path
 

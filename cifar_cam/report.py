@@ -115,7 +115,7 @@ def evaluate_run(
     (run/'metrics.json').write_text(json.dumps(metrics, indent=1))
     return metrics
 
-# %% ../nbs/08_report.ipynb #2e3d8ee2
+# %% ../nbs/08_report.ipynb #24bb3908
 _CSS = '''
 :root { color-scheme: light dark; --card: color-mix(in srgb, CanvasText 5%, Canvas); }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
@@ -125,7 +125,7 @@ h1 { line-height: 1.2; margin-bottom: .2rem } h2 { margin-top: 2.6rem }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; display: block }
 table { border-collapse: collapse; font-size: .92rem } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
 .card { background: var(--card); border-radius: 10px; padding: .8rem 1rem; margin: 1rem 0 } .card h3 { margin: 0 0 .4rem; font-size: 1rem }
-.cols { display: flex; flex-wrap: wrap; gap: 2rem }
+.cols { display: flex; flex-wrap: wrap; gap: 2rem } .cols > figure { flex: 1 1 24rem; max-width: 36rem }
 '''
 
 def _png(fig, path):
