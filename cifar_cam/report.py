@@ -139,7 +139,7 @@ def _figure(src, alt, caption=''):
 
 def _table(rows): return '<table>' + ''.join(f'<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>' for k,v in rows) + '</table>'
 
-# %% ../nbs/08_report.ipynb #567edeaf
+# %% ../nbs/08_report.ipynb #3850cb7f
 def _training(run, figs):
     "The section on how the run was trained"
     recipe, more = load_recipe(run/'recipe.json')
@@ -150,7 +150,7 @@ def _training(run, figs):
     stats = _stats(recipe.mean, recipe.std)
     dls = get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, **stats)
     each = min(5, *np.bincount(dls.train.dataset.ims.labels, minlength=len(ims.classes)).tolist())
-    seen = f'Images as the network saw them: {", ".join(recipe.augment)}.'
+    seen = f'Training images, augmented, before any are shrunk: {", ".join(recipe.augment)}.'
     total = sum(r['seconds'] for r in history)
     return ['<h2>How it learnt</h2>', _figure(_png(fig, figs/'curves.png'), 'Loss and accuracy over the epochs', 'Training images are augmented, and where the recipe starts with small pictures, measured on those; held-out images are whole and in full size.'),
             _figure(_png(show_batch(dls.train, each, ims.classes, **stats), figs/'batch.png'), 'Augmented training images', seen) if each else '',
