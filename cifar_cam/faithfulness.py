@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['rank', 'Curve', 'deletion', 'insertion']
 
-# %% ../nbs/07_faithfulness.ipynb #9c59fd41
+# %% ../nbs/07_faithfulness.ipynb #e755e79e
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .gradcam import explain
+from .gradcam import eval_mode
 
 # %% ../nbs/07_faithfulness.ipynb #5e2b4aea
 def rank(
@@ -24,7 +24,7 @@ def rank(
     shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed)).to(flat.device)
     return shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)].argsort(dim=1)
 
-# %% ../nbs/07_faithfulness.ipynb #9b9b94ac
+# %% ../nbs/07_faithfulness.ipynb #ab43403b
 @dataclass(frozen=True, eq=False)
 class Curve:
     "Probability of the class while pixels are replaced in order of importance"
@@ -37,15 +37,11 @@ class Curve:
 def _curve(model, first, last, maps, target, steps, seed):
     if maps.shape!=first[:,0].shape: raise ValueError(f'maps {tuple(maps.shape)} for images {tuple(first.shape)}: use `CamResult.resized`')
     order, n = rank(maps, seed).view_as(maps), maps[0].numel()
-    target, modes, ps = torch.as_tensor(target, device=first.device).expand(len(first)), {m: m.training for m in model.modules()}, []
-    model.eval()
-    try:
-        with torch.no_grad():
-            for i in range(steps+1):
-                x = torch.where((order < round(n*i/steps))[:, None], last, first)
-                ps.append(model(x).softmax(1).gather(1, target[:, None])[:, 0])
-    finally:
-        for m,t in modes.items(): m.training = t
+    target, ps = torch.as_tensor(target, device=first.device).expand(len(first)), []
+    with eval_mode(model), torch.no_grad():
+        for i in range(steps+1):
+            x = torch.where((order < round(n*i/steps))[:, None], last, first)
+            ps.append(model(x).softmax(1).gather(1, target[:, None])[:, 0])
     return Curve(torch.linspace(0, 1, steps+1, device=first.device), torch.stack(ps, 1))
 
 # %% ../nbs/07_faithfulness.ipynb #b7e630c5

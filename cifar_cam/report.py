@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['new_run', 'train_run', 'machine', 'measure', 'evaluate_run', 'write_report', 'explain_picture']
 
-# %% ../nbs/08_report.ipynb #3a34a7d6
+# %% ../nbs/08_report.ipynb #f8bbde3a
 import base64, html, json, math, platform, time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, get_dl, get_dls, load_images, normalize
+from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, SOURCES, get_dl, get_dls, load_images, normalize
 from .gradcam import explain
 from .model import STAGES, load_model, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
@@ -39,8 +39,8 @@ def new_run(
     except OSError as e: raise OSError(f'cannot make the folder {out}: {e.strerror}') from None
     return out
 
-# %% ../nbs/08_report.ipynb #89bd234f
-def _lasting(data): return str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else str(data)
+# %% ../nbs/08_report.ipynb #c99020f0
+def _lasting(data): return data if data in SOURCES else str(Path(data).expanduser().resolve())
 
 def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
 
@@ -69,7 +69,7 @@ def train_run(
     learn.fit()
     return save_weights(model, run/'model.safetensors', classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **stats)
 
-# %% ../nbs/08_report.ipynb #98bf1ebd
+# %% ../nbs/08_report.ipynb #6132c8d8
 def machine(
     device # a torch device
 )->dict: # what a figure depends on besides the code
@@ -83,7 +83,7 @@ def measure(
     weights:str='cifar10', # a name or file, as for `load_model`
     data:str='sample', # source, as for `load_images`
     split:str='test', # which split of it
-)->tuple: # the `ImageSet`, the model, the `Evaluation`, and a dict of metrics; raises `ValueError` if classes do not fit
+)->tuple: # the `ImageSet`, the `Evaluation`, and a dict of metrics; raises `ValueError` if classes do not fit
     "Evaluate weights on a split of a data source"
     model, ims = load_model(weights), load_images(data, split)
     meta = model.meta
@@ -92,11 +92,10 @@ def measure(
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
     start = time.time()
     ev = evaluate(model.to(device), get_dl(ims, **_stats(meta.get('mean'), meta.get('std'))))
-    names = {i: c for i,c in enumerate(ims.classes)}
-    recall = (ev.confusion.diag()/ev.confusion.sum(1)).tolist()
-    return ims, model, ev, dict(accuracy=ev.accuracy, plus_minus=1.96*math.sqrt(ev.accuracy*(1-ev.accuracy)/len(ev)), loss=ev.loss, images=len(ev),
-        mistakes=int((~ev.correct).sum()), data=str(data), source=ims.source, split=split, weights=str(weights), seconds=round(time.time()-start, 1),
-        class_accuracy={names[i]: a for i,a in enumerate(recall)}, most_confused=[(names[t], names[p], n) for t,p,n in ev.most_confused(5)], **machine(device))
+    names, recall = ims.classes, (ev.confusion.diag()/ev.confusion.sum(1)).tolist()
+    return ims, ev, dict(accuracy=ev.accuracy, plus_minus=1.96*math.sqrt(ev.accuracy*(1-ev.accuracy)/len(ev)), loss=ev.loss, images=len(ev),
+        mistakes=int((~ev.correct).sum()), data=_lasting(data), source=ims.source, split=split, weights=str(weights), seconds=round(time.time()-start, 1),
+        class_accuracy=dict(zip(names, recall)), most_confused=[(names[t], names[p], n) for t,p,n in ev.most_confused(5)], **machine(device))
 
 def evaluate_run(
     run:Path, # folder of the run; gets `predictions.npz` and `metrics.json`
@@ -108,10 +107,9 @@ def evaluate_run(
     if weights is not None:
         model = load_model(weights)
         save_weights(model, run/'model.safetensors', half=True, **{k: v for k,v in model.meta.items() if k!='args'})
-    ims, _, ev, metrics = measure(run/'model.safetensors', data)
+    ims, ev, metrics = measure(run/'model.safetensors', data)
     metrics['weights'] = weights or 'trained in this run'
     np.savez(run/'predictions.npz', logits=ev.logits, labels=ev.labels, index=ims.index)
-    metrics['data'] = _lasting(data)
     (run/'metrics.json').write_text(json.dumps(metrics, indent=1))
     return metrics
 
