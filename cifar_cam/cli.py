@@ -7,16 +7,22 @@ __all__ = ['COMMANDS', 'run', 'train', 'evaluate', 'explain', 'report', 'main']
 
 # %% ../nbs/09_cli.ipynb #10a687e8
 import sys, warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from fastcore.script import anno_parser
+from tqdm import tqdm
 
 # %% ../nbs/09_cli.ipynb #8c5e1f1b
 def _recipe(name, seed, epochs):
     from cifar_cam.recipes import get_recipe
     change = dict(seed=seed, epochs=epochs)
     return replace(get_recipe(name), **{k: v for k,v in change.items() if v is not None})
+
+def _foretell(recipe, plan):
+    for f in fields(recipe): print(f'{f.name:15} {getattr(recipe, f.name)}')
+    print(f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["source"]}), {plan["pflop"]:.3g} PFLOP, '
+          f'about {tqdm.format_interval(plan["seconds"])} on {plan["hardware"]} (timed in a few steps)')
 
 def _tell(metrics, report):
     print(f'accuracy {metrics["accuracy"]:.2%} ± {metrics["plus_minus"]:.2%} on {metrics["images"]:,} {metrics["split"]} images ({metrics["source"]}), {metrics["mistakes"]} mistakes')
@@ -52,10 +58,13 @@ def train(
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
     workers:int=0, # processes that prepare batches
     tensorboard:bool=False, # also write TensorBoard events
+    dry_run:bool=False, # only say what the run would be, and about how long it would take here
 ):
     "Train by a recipe, saving every epoch."
-    from cifar_cam.report import new_run, train_run
+    from cifar_cam.report import new_run, plan_run, train_run
+    if dry_run and resume: raise ValueError('--dry-run is for a new run, not for --resume')
     r = None if resume else _recipe(recipe, seed, epochs)
+    if dry_run: return _foretell(r, plan_run(r, data, workers))
     print(f'weights  {train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers)}')
 
 # %% ../nbs/09_cli.ipynb #b21a226b

@@ -7,7 +7,7 @@ __all__ = ['CROP_FLIP', 'RECIPES', 'Recipe', 'get_recipe', 'save_recipe', 'load_
 
 # %% ../nbs/06_recipes.ipynb #b399717f
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 # %% ../nbs/06_recipes.ipynb #e4cbaf3d
@@ -31,8 +31,10 @@ class Recipe:
     mean:tuple=None # for normalising; `None`: CIFAR-10's own
     std:tuple=None # likewise
     valid_pct:float=.1 # share of train held out, to watch; the test split is never used
-    model_args:dict=field(default_factory=dict) # `norm`, `dropout`, `last_stride` of `resnet18`
+    model_args:dict=field(default_factory=dict) # `norm`, `dropout`, `last_stride`, `bias` of `resnet18`
     seed:int=42 # of weights, order and augmentation
+    source:str='' # repository it comes from, if it is not ours
+    reported:float=None # accuracy on the official test split that its author reports
 
     def __post_init__(self):
         if self.epochs<1 or self.bs<1: raise ValueError(f'epochs and bs must be at least 1, not {self.epochs} and {self.bs}')
@@ -50,19 +52,46 @@ class Recipe:
 
 # %% ../nbs/06_recipes.ipynb #26570bc1
 def _crop_flip(pad): return dict(PadIfNeeded=dict(min_height=32+2*pad, min_width=32+2*pad, border_mode=4), RandomCrop=dict(height=32, width=32), HorizontalFlip={})
-def _cutout(size, p): return dict(CoarseDropout=dict(num_holes_range=(1,1), hole_height_range=(size,size), hole_width_range=(size,size), fill='mean', p=p))
+def _holes(n, low, high, p, fill='mean'): return dict(CoarseDropout=dict(num_holes_range=(n,n), hole_height_range=(low,high), hole_width_range=(low,high), fill=fill, p=p))
+def _rotate(limit): return dict(Rotate=dict(limit=(-limit,limit), border_mode=4, p=.5))
 
 CROP_FLIP = _crop_flip(2)
 _NESTEROV = dict(momentum=.9, nesterov=True, weight_decay=5e-4)
 _TRIANGLE = dict(pct_start=.2, anneal_strategy='linear', cycle_momentum=False, div_factor=10, final_div_factor=1000)
-
-RECIPES = {r.name: r for r in (
+_FAST = Recipe('fast', 'the most accuracy for 1.7 PFLOP: Muon, and small pictures first', epochs=20, bs=500, lr=.06, optimizer='Muon',
+               optimizer_args=dict(momentum=.8, sgd=dict(lr=.1, momentum=.9, weight_decay=5e-4)), schedule_args=_TRIANGLE, label_smoothing=.1,
+               sizes=((0., 16), (.45, 24), (.8, 32)), augment=_crop_flip(4)|_holes(1, 8, 8, .5), valid_pct=.02)
+_OURS = (
     Recipe('demo', 'the bundled sample, in minutes on a CPU', epochs=12, bs=50, lr=.05, optimizer_args=_NESTEROV, schedule_args=_TRIANGLE,
            label_smoothing=.1, sizes=((0., 16), (.7, 24), (.9, 32)), augment=CROP_FLIP),
-    Recipe('fast', 'the most accuracy for 1.7 PFLOP: Muon, and small pictures first', epochs=20, bs=500, lr=.06, optimizer='Muon',
-           optimizer_args=dict(momentum=.8, sgd=dict(lr=.1, momentum=.9, weight_decay=5e-4)), schedule_args=_TRIANGLE, label_smoothing=.1,
-           sizes=((0., 16), (.45, 24), (.8, 32)), augment=_crop_flip(4)|_cutout(8, .5), valid_pct=.02),
-)}
+    _FAST,
+    replace(_FAST, name='best', about='the most accuracy within 40 epochs', epochs=40, sizes=((0., 24), (.5, 32)), augment=_crop_flip(4)|_holes(1, 12, 12, .75)),
+)
+
+# %% ../nbs/06_recipes.ipynb #d2fab23f
+_HALVES = dict(mean=(.5,.5,.5), std=(.5,.5,.5))
+_STUDENTS = (
+    Recipe('eva5-s9', 'steps down every four epochs; rotation, brightness and two holes', epochs=40, bs=64, lr=.01,
+           optimizer_args=dict(momentum=.9, weight_decay=.005), schedule='StepLR', schedule_args=dict(step_size=4, gamma=.8),
+           augment=dict(HorizontalFlip={}, **_rotate(8), RandomBrightnessContrast=dict(brightness_limit=.05, contrast_limit=.05, p=.5), **_holes(2, 12, 12, .5)),
+           mean=(.4919,.4827,.4472), std=(.2470,.2434,.2616), source='github.com/AkhilP9182/EVA5---Extensive-Vision-AI', reported=.9157),
+    Recipe('eva4-s9', 'one cycle; hue, rotation and a hole; L1 and L2 terms in the loss', epochs=35, bs=64, lr=.01, optimizer_args=dict(momentum=.9), l1=3e-6, l2=1e-3,
+           augment=dict(HueSaturationValue=dict(p=.25), HorizontalFlip={}, **_rotate(15), **_holes(1, 4, 16, .75)),
+           std=(.2023,.1994,.2010), source='github.com/uday96/EVA4-TSAI', reported=.9214),
+    Recipe('eva8-s7', 'batches of four at a constant rate', epochs=20, bs=4, lr=.001, optimizer_args=dict(momentum=.9), schedule='constant',
+           augment=dict(PadIfNeeded=dict(min_height=40, min_width=40, border_mode=0), RandomCrop=dict(height=32, width=32), **_holes(1, 16, 16, .5, 127)),
+           **_HALVES, source='github.com/gremlin97/EVA-8', reported=.86),
+    Recipe('eva-s9', 'a weight decay of 0.2', epochs=24, lr=.0005, optimizer_args=dict(momentum=.9, weight_decay=.2), schedule='StepLR',
+           schedule_args=dict(step_size=10, gamma=1/3), augment=dict(HorizontalFlip={}), **_HALVES, source='github.com/vedapragna/EVA_from_S9', reported=.8751),
+    Recipe('eva-s10', 'a rate from the range test, divided when the loss stops falling', epochs=25, bs=512, lr=.0832, optimizer_args=dict(momentum=.9, weight_decay=.002),
+           schedule='ReduceLROnPlateau', schedule_args=dict(patience=3, factor=.2), augment=dict(HorizontalFlip={}, **_holes(1, 4, 4, .3)),
+           **_HALVES, source='github.com/vedapragna/EVA_from_S9', reported=.8851),
+    Recipe('eva6-s8', 'layer normalisation and 8x8 maps at the end', epochs=40, lr=.025, optimizer_args=dict(momentum=.8),
+           schedule='ReduceLROnPlateau', schedule_args=dict(patience=4, factor=.1),
+           augment=dict(**_rotate(5), PadIfNeeded=dict(min_height=40, min_width=40, border_mode=0, fill='mean'), RandomCrop=dict(height=32, width=32), **_holes(1, 16, 16, .5)),
+           model_args=dict(norm='layer', last_stride=1, bias=False), source='github.com/anilbhatt1/Deep_Learning_EVA6_Phase1', reported=.881),
+)
+RECIPES = {r.name: r for r in _OURS+_STUDENTS}
 
 # %% ../nbs/06_recipes.ipynb #4610452b
 def get_recipe(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'orthogonalize', 'Muon', 'make_optimizer',
-           'make_schedule', 'CancelFit', 'Callback', 'Learner', 'MetricsCB', 'ScheduleCB', 'SizeCB', 'ProgressCB',
-           'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find',
-           'Evaluation', 'evaluate']
+           'make_schedule', 'CancelFit', 'Callback', 'Learner', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB',
+           'ProgressCB', 'TimeCB', 'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB',
+           'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation', 'evaluate']
 
 # %% ../nbs/02_train.ipynb #97abf65d
 import copy, csv, json, os, time
@@ -210,12 +210,19 @@ class ScheduleCB(Callback):
         else: learn.sched.step(row['train_loss'] if row['valid_loss'] is None else row['valid_loss'])
 
 # %% ../nbs/02_train.ipynb #5589ca1a
+def width_at(
+    recipe, # its `sizes` count
+    part:float, # how much of the run is over, 0 to 1
+    full:int=32, # width of the images themselves
+)->int: # pixels
+    "Image width in this part of a run"
+    return ([full] + [s for start,s in recipe.sizes if part>=start])[-1]
+
 class SizeCB(Callback):
-    "Shrinks training batches to the size that `recipe.sizes` gives for this part of the run"
+    "Shrinks training batches to the width that the recipe gives for this part of the run"
     def before_batch(self, learn):
-        size = [s for start,s in learn.recipe.sizes if learn.step/learn.total_steps>=start][-1:]
-        if not learn.training or not size or learn.xb.shape[-1]==size[0]: return
-        learn.xb = F.interpolate(learn.xb, size=(size[0], size[0]), mode='bilinear', antialias=True)
+        w = width_at(learn.recipe, learn.step/learn.total_steps, learn.xb.shape[-1])
+        if learn.training and w!=learn.xb.shape[-1]: learn.xb = F.interpolate(learn.xb, size=(w, w), mode='bilinear', antialias=True)
 
 class ProgressCB(Callback):
     "One bar for the whole run, with the time left and the newest figures"
@@ -227,6 +234,17 @@ class ProgressCB(Callback):
         named = dict(loss='train_loss', train='train_accuracy', valid='valid_accuracy')
         self.bar.set_postfix(epoch=learn.epoch, **{k: f'{learn.history[-1][v]:.3f}' for k,v in named.items() if learn.history[-1][v] is not None})
     def after_fit(self, learn): self.bar.close()
+
+class TimeCB(Callback):
+    "Times batches, from one end to the next, and ends the run after `n` of them"
+    order = 100
+    def __init__(self, n): self.n, self.seconds = n, []
+    def before_fit(self, learn): self.start = time.perf_counter()
+    def after_batch(self, learn):
+        learn.loss.item()                                    # wait for the device
+        now = time.perf_counter()
+        self.seconds, self.start = self.seconds + [now-self.start], now
+        if len(self.seconds)==self.n: raise CancelFit
 
 # %% ../nbs/02_train.ipynb #7b0723d1
 def save_checkpoint(

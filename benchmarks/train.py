@@ -1,0 +1,111 @@
+"""How fast a training step is, against a plain loop; everything interleaved in one run on one machine
+
+    python benchmarks/train.py [--data FOLDER] [--steps 6] [--rounds 5] [--epochs 4] [--out FILE.json]
+
+`ours` is `Learner` with the data pipeline of `get_dls`, in the precision the machine really has; `no data` the same with one batch
+that is there already. `plain` is the loop of the widespread CIFAR repositories: torchvision's transforms image by image in two
+worker processes, float32, contiguous memory. All see 32x32 images in batches of 128, the same network, SGD with momentum, crops
+and flips. A round times a few steps of each in turn; ratios are taken within a round, and their median is told.
+"""
+import argparse, json, resource, statistics, time
+from dataclasses import replace
+
+import torch
+import torchvision.transforms as T
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from cifar_cam.data import CIFAR_MEAN, CIFAR_STD, DataLoaders, get_dl, get_dls, load_images
+from cifar_cam.model import resnet18
+from cifar_cam.recipes import CROP_FLIP, get_recipe
+from cifar_cam.report import machine
+from cifar_cam.train import Callback, Learner, TimeCB, evaluate
+
+BS = 128
+RECIPE = replace(get_recipe('demo'), name='bench', epochs=10_000, bs=BS, sizes=(), augment=CROP_FLIP, valid_pct=0.)
+
+class WaitCB(Callback):
+    "Seconds from the end of a batch to the moment the next one is there"
+    order = 200
+    def __init__(self): self.waited, self.end = [], None
+    def before_batch(self, learn): self.waited += [] if self.end is None else [time.perf_counter()-self.end]
+    def after_batch(self, learn): self.end = time.perf_counter()
+
+class Again:
+    "One batch, again and again"
+    def __init__(self, batch, n): self.batch, self.n = batch, n
+    def __len__(self): return self.n
+    def __iter__(self): return (self.batch for _ in range(self.n))
+    def set_epoch(self, epoch): pass
+
+class Ours:
+    "Steps of our training loop; `data=False` without the pipeline"
+    def __init__(self, ims, data=True):
+        self.model, self.dls, self.waits = resnet18(), get_dls(ims, BS, CROP_FLIP, 0.), []
+        if not data: self.dls = DataLoaders(Again(next(iter(self.dls.train)), 10_000), [])
+    def __call__(self, steps):
+        timer, wait = TimeCB(steps+1), WaitCB()
+        learn = Learner(self.model, self.dls, RECIPE, [wait, timer])
+        learn.fit()
+        self.waits += [w/s for w,s in zip(wait.waited, timer.seconds[1:])]
+        return steps*BS/sum(timer.seconds[1:])
+
+class Pictures(torch.utils.data.Dataset):
+    "Images one at a time, transformed by torchvision"
+    tfm = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(CIFAR_MEAN, CIFAR_STD)])
+    def __init__(self, ims): self.ims = ims
+    def __len__(self): return len(self.ims)
+    def __getitem__(self, i): return self.tfm(T.functional.to_pil_image(self.ims.images[i])), int(self.ims.labels[i])
+
+class Plain:
+    "Steps of the plain loop"
+    def __init__(self, ims):
+        self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
+        self.model = resnet18().to(self.device)
+        self.opt = torch.optim.SGD(self.model.parameters(), lr=.01, momentum=.9, weight_decay=5e-4)
+        self.dl = torch.utils.data.DataLoader(Pictures(ims), BS, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
+        self.batches = (b for _ in range(10_000) for b in self.dl)
+    def __call__(self, steps):
+        self.model.train()
+        for i in range(steps+1):
+            if i==1: start = time.perf_counter()             # the first step warms up
+            x, y = (t.to(self.device) for t in next(self.batches))
+            self.opt.zero_grad()
+            loss = F.cross_entropy(self.model(x), y)
+            loss.backward()
+            self.opt.step()
+            loss.item()
+        return steps*BS/(time.perf_counter()-start)
+
+def memory_over_epochs(ims, epochs):
+    "Most memory of the process after each epoch, MiB"
+    class Peak(Callback):
+        def __init__(self): self.mib = []
+        def after_epoch(self, learn): self.mib.append(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024))
+    peak = Peak()
+    Learner(resnet18(), get_dls(ims[:1024], BS, CROP_FLIP, 0.), replace(RECIPE, epochs=epochs, sizes=((0.,8),)), [peak]).fit()
+    return peak.mib
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--data', default='sample', help='data source, as for cifar-cam')
+    p.add_argument('--steps', type=int, default=6, help='timed steps of each in a round')
+    p.add_argument('--rounds', type=int, default=5, help='rounds')
+    p.add_argument('--epochs', type=int, default=6, help='epochs over which memory is watched')
+    p.add_argument('--out', help='file for the figures, as JSON')
+    a = p.parse_args()
+    ims = load_images(a.data, 'train')
+    ours, no_data, plain = Ours(ims), Ours(ims, data=False), Plain(ims)
+    rounds = [dict(ours=ours(a.steps), no_data=no_data(a.steps), plain=plain(a.steps)) for _ in tqdm(range(a.rounds), desc='rounds')]
+    start = time.perf_counter()
+    evaluate(ours.model, get_dl(ims[:1000]), progress=False)
+    median = lambda xs: round(statistics.median(xs), 3)
+    out = dict(**{f'{k}_images_per_second': median(r[k] for r in rounds) for k in rounds[0]},
+               ours_over_plain=median(r['ours']/r['plain'] for r in rounds), no_data_over_plain=median(r['no_data']/r['plain'] for r in rounds),
+               share_waiting_for_data=median(ours.waits), evaluation_images_per_second=round(1000/(time.perf_counter()-start), 1),
+               peak_memory_mib_after_each_epoch=memory_over_epochs(ims, a.epochs), images=ims.source, batch=BS, rounds=a.rounds, steps=a.steps,
+               **machine(next(ours.model.parameters()).device))
+    for k,v in out.items(): print(f'{k:34} {v}')
+    if a.out: open(a.out, 'w').write(json.dumps(out, indent=1))
+
+if __name__=='__main__': main()
