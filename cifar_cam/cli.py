@@ -87,7 +87,7 @@ def explain(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     layers:str=None, # layers, with commas: conv1,layer3 (default: layer1,layer2,layer3,layer4)
     classes:str=None, # classes to explain, with commas: cat,dog (default: the predicted one)
-    method:str='gradcam', # how: 'gradcam'
+    method:str='gradcam', # how: gradcam, gradcam++, hirescam, layercam, xgradcam, cam, eigencam, ablationcam, scorecam, finercam or random
     out:str=None, # picture file to write, PNG by default (default: the picture's name with -cam.png, in this folder)
 ):
     "Draw where the network looked in a picture."
