@@ -3,12 +3,13 @@ import subprocess, sys
 from pathlib import Path
 import pytest
 
-pages = sorted((Path(__file__).parent.parent/'nbs').glob('*.ipynb'))
+nbs = Path(__file__).parent.parent/'nbs'
+pages = sorted(nbs.glob('*.ipynb')) + sorted(nbs.glob('tutorials/*.ipynb'))
 
 @pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
 def test_page(page):
-    r = subprocess.run([Path(sys.executable).with_name('nbdev-test'), page, '--n-workers', '0'], capture_output=True, text=True, cwd=page.parent.parent)
+    r = subprocess.run([Path(sys.executable).with_name('nbdev-test'), page, '--n-workers', '0'], capture_output=True, text=True, cwd=nbs.parent)
     assert r.returncode==0, (r.stdout+r.stderr)[-4000:]
 
 def test_all_rooms_are_there():
-    assert [p.stem for p in pages] == ['00_data', '01_model', '02_train', '03_gradcam', '04_viz', '05_explorer', '06_recipes', '07_faithfulness', '08_report', '09_cli', 'index']
+    assert [p.stem for p in pages] == ['00_data', '01_model', '02_train', '03_gradcam', '04_viz', '05_explorer', '06_recipes', '07_faithfulness', '08_report', '09_cli', 'index', 'peers', 'recipes_compared']
