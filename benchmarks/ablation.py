@@ -1,4 +1,4 @@
-"""What each part of the recipe `fast` is worth: one change at a time, on a part of train, measured on held-out images
+"""What each part of the recipe `fast` is worth: one part changed at a time, on a part of train, measured on held-out images
 
     python benchmarks/ablation.py --data FOLDER [--images 10000] [--seeds 1] [--only NAME ...] [--out benchmarks/ablation.json]
 
@@ -51,7 +51,7 @@ def main():
     done = json.loads(a.out.read_text()) if a.out.exists() else []
     ims = load_images(a.data, 'train')
     ims = ims.split(1-a.images/len(ims), seed=0)[0] if a.images<len(ims) else ims
-    todo = [(n, s) for s in range(a.seeds) for n in a.only or VARIANTS if (n, s) not in {(d['variant'], d['seed']) for d in done}]
+    todo = [(n, s) for s in range(a.seeds) for n in a.only or VARIANTS if not any((d['variant'], d['seed'], d['trained_on'], d['images']+d['held_out'])==(n, s, ims.source, len(ims)) for d in done)]
     for name,seed in tqdm(todo, desc='variants'):
         done.append(measure(name, ims, seed))
         a.out.write_text(json.dumps(done, indent=1))

@@ -63,7 +63,7 @@ class Plain:
         self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
         self.model = resnet18().to(self.device)
         self.opt = torch.optim.SGD(self.model.parameters(), lr=.01, momentum=.9, weight_decay=5e-4)
-        self.dl = torch.utils.data.DataLoader(Pictures(ims), BS, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
+        self.dl = torch.utils.data.DataLoader(Pictures(ims), BS, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True, prefetch_factor=1)
         self.batches = (b for _ in range(10_000) for b in self.dl)
     def __call__(self, steps):
         self.model.train()

@@ -21,7 +21,7 @@ def _recipe(name, seed, epochs):
 
 def _foretell(recipe, plan):
     for f in fields(recipe): print(f'{f.name:15} {getattr(recipe, f.name)}')
-    print(f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["source"]}), {plan["pflop"]:.3g} PFLOP, '
+    print(f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["trained_on"]}), {plan["pflop"]:.3g} PFLOP, '
           f'about {tqdm.format_interval(plan["seconds"])} on {plan["hardware"]} (timed in a few steps)')
 
 def _tell(metrics, report):

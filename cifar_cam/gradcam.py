@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # %% ../nbs/03_gradcam.ipynb #842e955a
-Method = namedtuple('Method', 'weights rectify about source rivals', defaults=[0])
+Method = namedtuple('Method', 'weights rectify about source rivals', defaults=[0]) # rivals: how many other classes the score is compared with
 METHODS = {}
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class Evidence:
     grads:torch.Tensor # `(n, k, h, w)` derivative of each image's score by it
     x:torch.Tensor=None # `(n, 3, H, W)` the images
     scores:torch.Tensor=None # `(n,)` their scores
+    bs:int=64 # images a forward, if the model is run again
     score_images:object=None # function of `i` and images `(m, 3, H, W)`: their scores `(m,)` for what image `i` is explained for
     score_acts:object=None # function of `i` and activations `(m, k, h, w)`: scores `(m,)` of image `i` if the layer returned these
 
@@ -53,7 +54,9 @@ def weighted_sum(
 def _as_maps(out, reshape=None):
     "`out` as `(n, k, h, w)`, or `None` if it is no stack of maps"
     if not isinstance(out, torch.Tensor) or not out.is_floating_point(): return None
-    if reshape and out.ndim==3: out = reshape(out)
+    if reshape:
+        try: out = reshape(out)
+        except (RuntimeError, IndexError, ValueError, TypeError): return None
     return out if out.ndim==4 and out.shape[2]*out.shape[3]>1 else None
 
 class _NoMap(ValueError): "A layer of which no heatmap can be made"
@@ -61,7 +64,7 @@ class _NoMap(ValueError): "A layer of which no heatmap can be made"
 class Taps:
     "Context in which each run of `model` keeps the outputs of the layers `names`, as `acts`: name -> what the layer returned"
     def __init__(self, model, names, reshape=None):
-        modules = dict(model.named_modules())
+        modules = dict(model.named_modules(remove_duplicate=False))
         unknown = [n for n in names if n not in modules or not n]
         if unknown: raise _NoMap(f'unknown layer {unknown[0]!r}')
         self.layers, self.acts, self.runs, self.reshape, self.hooks = {n: modules[n] for n in names}, {}, Counter(), reshape, []
@@ -167,8 +170,8 @@ def _targets(logits, target):
     t = logits.argmax(1) if target is None else torch.as_tensor(target, device=logits.device)
     if t.is_floating_point() or t.dtype==torch.bool: raise ValueError(f'target must be class numbers, not {t.dtype}')
     t = t.long().expand(n) if t.ndim==0 else t.long()
-    if t.ndim>2 or len(t)!=n: raise ValueError(f'target of shape {tuple(t.shape)} for {n} images: need an int, ({n},) or ({n}, t)')
-    if t.numel() and not 0<=t.min()<=t.max()<c: raise ValueError(f'target {t.min().item()} to {t.max().item()}: classes run from 0 to {c-1}')
+    if t.ndim>2 or len(t)!=n or not t.numel(): raise ValueError(f'target of shape {tuple(t.shape)} for {n} images: need an int, ({n},) or ({n}, t)')
+    if not 0<=t.min()<=t.max()<c: raise ValueError(f'target {t.min().item()} to {t.max().item()}: classes run from 0 to {c-1}')
     return t
 
 def _of_function(f, z, rows):
@@ -194,13 +197,13 @@ def _scorers(logits, target, rivals):
 def explain(
     model:nn.Module, # any classifier: images -> logits `(n, classes)`
     x:torch.Tensor, # normalised images `(n, 3, h, w)` on the model's device
-    target=None, # class to explain: `None` (predicted), int, `(n,)`, `(n, t)` for several an image, or a function `logits -> (n,)`
+    target=None, # class to explain: `None` (predicted), int, `(n,)`, `(n, t)` for several an image, or a function `logits -> (n,)` that treats every row alike
     layers=None, # layer name or names; `None`: the last of every map size
     method:str='gradcam', # key in `METHODS`
     smooth:int=0, # mean over this many noisy copies of the images (SmoothGrad, arXiv 1706.03825); 0: the images themselves
     noise:float=.15, # standard deviation of that noise, as a share of the image's range
-    reshape=None, # for models of tokens: function from a layer's output `(n, tokens, k)` to maps `(n, k, h, w)`
-    bs:int=256, # images a forward, in methods that run the model again
+    reshape=None, # for layers that do not give `(n, k, h, w)`: function from what they give, such as tokens `(n, t, k)`, to that
+    bs:int=64, # images a forward, in methods that run the model again
 )->CamResult: # raw maps; raises `ValueError` for a layer, target or method that cannot be
     "Class activation maps of every image at every layer, from one forward and one backward (one more for each further class)"
     if method not in METHODS: raise ValueError(f'unknown method {method!r}; have {", ".join(METHODS)}')
@@ -208,50 +211,52 @@ def explain(
     if smooth<0 or bs<1: raise ValueError(f'smooth must be 0 or more and bs at least 1, not {smooth} and {bs}')
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(model):
         x = x.detach().clone() if x.is_inference() else x.detach()
-        names = last_of_each_size(cam_layers(model, x, reshape)) if layers is None else [layers] if isinstance(layers, str) else list(layers)
+        names = last_of_each_size(cam_layers(model, x, reshape)) if layers is None else [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
         if not names: raise ValueError('no layers: this model has none of which a heatmap can be made, or none were asked for')
-        try:
-            with Taps(model, names, reshape) as taps: logits = model(x)
-        except _NoMap as e: raise ValueError(f'{e}; have {", ".join(cam_layers(model, x, reshape))}') from None
-        if getattr(logits, 'shape', ())[:-1]!=x.shape[:1]: raise ValueError(f'the model gives {getattr(logits, "shape", type(logits))}, not logits ({len(x)}, classes)')
-        missing = [n for n in names if n not in taps.acts]
-        if missing: raise ValueError(f'layer {missing[0]!r} is not run by this model')
+        taps, logits = _tapped(model, x, names, reshape)
         classes, scorers = _scorers(logits, target, METHODS[method].rivals)
-        maps = [_maps(model, x, logits, s, taps, METHODS[method], bs, keep=s is not scorers[-1]) for s in scorers]
-    maps = maps[0] if classes is None or classes.ndim==1 else [torch.stack(m, 1) for m in zip(*maps)]
-    r = CamResult(logits.detach(), classes, dict(zip(names, maps)), method)
-    return _smoothed(r, smooth, noise, model, x, target, reshape, bs) if smooth else r
+        if not smooth: maps = _maps(model, x, taps, logits, scorers, METHODS[method], bs)
+        else: maps = [sum(ms)/smooth for ms in zip(*(_maps(model, z, *_tapped(model, z, names, reshape), scorers, METHODS[method], bs) for z in _noisy(x, smooth, noise)))]
+    maps = [m[:, 0] if classes is None or classes.ndim==1 else m for m in maps]
+    return CamResult(logits.detach(), classes, dict(zip(names, maps)), method)
 
-def _maps(model, x, logits, scorer, taps, method, bs, keep):
-    "The map `(n, h, w)` of every layer for one score an image"
-    scores = scorer(logits, torch.arange(len(x), device=x.device))
-    grads = torch.autograd.grad(scores.sum(), list(taps.acts.values()), retain_graph=keep, allow_unused=True)
-    for n,g in zip(taps.acts, grads):
-        if g is None: raise ValueError(f'the score does not depend on layer {n!r}')
-    maps = {}
-    with torch.no_grad():
-        for (n,a),g in zip(taps.acts.items(), grads):
-            a, g = (_as_maps(v.float() if v.dtype in (torch.float16, torch.bfloat16) else v, taps.reshape) for v in (a.detach(), g))
+def _tapped(model, x, names, reshape):
+    "The taps and the logits of one forward"
+    try:
+        with Taps(model, names, reshape) as taps: logits = model(x)
+    except _NoMap as e: raise ValueError(f'{e}; have {", ".join(cam_layers(model, x, reshape))}') from None
+    if getattr(logits, 'shape', ())[:-1]!=x.shape[:1]: raise ValueError(f'the model gives {getattr(logits, "shape", type(logits))}, not logits ({len(x)}, classes)')
+    missing = [n for n in names if n not in taps.acts]
+    if missing: raise ValueError(f'layer {missing[0]!r} is not run by this model')
+    return taps, logits
+
+def _full(v): return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
+
+def _maps(model, x, taps, logits, scorers, method, bs):
+    "For every layer the maps `(n, t, h, w)`, one for each of `t` scorers"
+    rows, out = torch.arange(len(x), device=x.device), {n: [] for n in taps.layers}
+    for scorer in scorers:
+        scores, acts = scorer(logits, rows), [taps.acts[n] for n in taps.layers]
+        grads = torch.autograd.grad(scores.sum(), acts, retain_graph=scorer is not scorers[-1], allow_unused=True)
+        for n,g in zip(taps.layers, grads):
+            if g is None or taps.reshape and not _as_maps(g, taps.reshape).any(): raise ValueError(f'the score does not depend on layer {n!r}')
+        with torch.no_grad():
             again = partial(_again, model, x, scorer, bs)
-            e = Evidence(a, g, x, scores.detach(), again, partial(again, layer=taps.layers[n], run=taps.runs[n], tokens=taps.reshape))
-            L = weighted_sum(a, method.weights(e))
-            maps[n] = L.relu() if method.rectify else L
-    return [maps[n] for n in taps.layers]
+            for (n,layer),a,g in zip(taps.layers.items(), acts, grads):
+                a, g = (_full(_as_maps(v, taps.reshape)) for v in (a.detach(), g))
+                L = weighted_sum(a, method.weights(Evidence(a, g, x, _full(scores.detach()), bs, again, partial(again, layer=layer, run=taps.runs[n], reshape=taps.reshape))))
+                out[n].append(L.relu() if method.rectify else L)
+    return [torch.stack(ms, 1) for ms in out.values()]
 
-def _smoothed(r, copies, noise, model, x, target, reshape, bs):
-    "`r` with the mean of the maps of noisy copies; the noise is the same for every image"
+def _noisy(x, copies, noise):
+    "Noisy copies of the images; the noise is the same for every image, so that a batch is its images"
     g, spread = torch.Generator().manual_seed(0), noise*(x.amax((1,2,3), keepdim=True)-x.amin((1,2,3), keepdim=True))
-    total = 0
-    for _ in range(copies):
-        noisy = x + spread*torch.randn(x.shape[1:], generator=g).to(x)
-        again = explain(model, noisy, target if callable(target) else r.target, list(r.maps), r.method, reshape=reshape, bs=bs)
-        total = [v+t for v,t in zip(again.maps.values(), total or [0]*len(r.maps))]
-    return replace(r, maps={k: v/copies for k,v in zip(r.maps, total)})
+    for _ in range(copies): yield x + spread*torch.randn(x.shape[1:], generator=g).to(x)
 
 # %% ../nbs/03_gradcam.ipynb #b9795f81
-def _again(model, x, scorer, bs, i, new, layer=None, run=1, tokens=None):
+def _again(model, x, scorer, bs, i, new, layer=None, run=1, reshape=None):
     "Scores `(m,)` of images `new`, or of image `i` with the output of `layer` replaced by `new`, by what image `i` is explained for"
-    if tokens: raise ValueError('this method replaces activations, which it cannot do in tokens: choose another method')
+    if reshape: raise ValueError('this method replaces activations, which it cannot do through `reshape`: choose another method')
     def score(inp, put=None):
         runs = Counter()
         def swap(m, args, out):
@@ -261,7 +266,7 @@ def _again(model, x, scorer, bs, i, new, layer=None, run=1, tokens=None):
         try: z = model(inp)
         finally:
             if hook: hook.remove()
-        return scorer(z, torch.full((len(z),), i, device=x.device))
+        return _full(scorer(z, torch.full((len(z),), i, device=x.device)))
     def one(part):
         if layer is None: return score(part.to(x.dtype))
         try: s = score(x[i:i+1], part)
@@ -284,13 +289,13 @@ def xgradcam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`; 0 for a map th
     return torch.where(total==0, 0., (e.acts*e.grads).sum((2, 3), keepdim=True)/total)
 
 METHODS |= dict(
-    hirescam=Method(hirescam_weights, False, 'what every place contributed: exact after a linear head, noisy in the first layers', 'arXiv 2011.08891'),
+    hirescam=Method(hirescam_weights, False, 'what every place contributed: exact before a linear head, noisy in the first layers', 'arXiv 2011.08891'),
     layercam=Method(layercam_weights, True, 'positive gradients, place by place: fine in the first layers, says nothing of what spoke against', 'IEEE TIP 2021, doi 10.1109/TIP.2021.3089943'),
-    xgradcam=Method(xgradcam_weights, True, 'gradients averaged where the map is active: adds up to the score after ReLU, unstable before', 'arXiv 2008.02312'))
+    xgradcam=Method(xgradcam_weights, True, 'gradients averaged where the map is active: adds up to the score in a network without biases, unstable before a ReLU', 'arXiv 2008.02312'))
 
 # %% ../nbs/03_gradcam.ipynb #c09414d6
 def gradcampp_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
-    "Grad-CAM++ (arXiv 1710.11063): positive gradients, the more equal the larger they are"
+    "Grad-CAM++ (arXiv 1710.11063): positive gradients, summed so that small and large objects count alike"
     below = 2 + e.grads*e.acts.sum((2, 3), keepdim=True)
     return torch.where((e.grads>0) & (below!=0), e.grads/below, 0.).sum((2, 3), keepdim=True)
 
@@ -299,10 +304,12 @@ METHODS['gradcam++'] = Method(gradcampp_weights, True, 'for several objects of o
 # %% ../nbs/03_gradcam.ipynb #ce0ad32c
 def cam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`; raises `ValueError` for a layer that is not followed by a global pool and a linear classifier
     "CAM (arXiv 1512.04150): the classifier's weights"
-    even = torch.allclose(e.grads, e.grads.mean((2, 3), keepdim=True), rtol=1e-3, atol=1e-5*e.grads.abs().max().item())
-    rise = e.scores[0] - e.score_acts(0, torch.zeros_like(e.acts[:1]))[0] if even else 0
-    if not even or not torch.isclose(rise, (e.grads[0]*e.acts[0]).sum(), rtol=1e-2, atol=1e-3):
-        raise ValueError('cam needs a layer that is followed by a global average pool and a linear classifier, and nothing else')
+    linear = torch.allclose(e.grads, e.grads.mean((2, 3), keepdim=True), rtol=1e-3, atol=1e-5*e.grads.abs().max().item())
+    for i,(A,g) in enumerate(zip(e.acts, e.grads)):
+        other = A.roll(1, 0)                                                  # the same maps in another order
+        none, some = e.score_acts(i, torch.stack([torch.zeros_like(A), other])) if linear else (0, 1)
+        linear = linear and torch.isclose(some-none, (g*other).sum().to(some), rtol=1e-2, atol=1e-4*e.scores.abs().max().item())
+    if not linear: raise ValueError('cam needs a layer that is followed by a global average pool and a linear classifier, and nothing else')
     return e.grads.sum((2, 3), keepdim=True)
 
 def eigencam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
@@ -322,7 +329,7 @@ def ablationcam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
     w = e.acts.new_zeros(e.acts.shape[:2])
     for i,A in enumerate(e.acts):                                             # (k, h, w)
         live = A.flatten(1).any(1).nonzero()[:, 0]
-        for ks in live.split(64):
+        for ks in live.split(e.bs):
             without = A.repeat(len(ks), 1, 1, 1)
             without[range(len(ks)), ks] = 0
             w[i,ks] = (e.scores[i] - e.score_acts(i, without)).to(w.dtype)
@@ -336,7 +343,7 @@ def scorecam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`, positive, of s
         H = F.interpolate(A[None], x.shape[-2:], mode='bilinear', align_corners=False)[0]
         low, high = H.amin((1, 2)), H.amax((1, 2))
         nothing = e.score_images(i, torch.zeros_like(x)[None])
-        for ks in (high>low).nonzero()[:, 0].split(64):
+        for ks in (high>low).nonzero()[:, 0].split(e.bs):
             through = (H[ks]-low[ks, None, None])/(high-low)[ks, None, None]  # (m, H, W)
             s[i,ks] = (e.score_images(i, x*through[:, None]) - nothing).to(s.dtype)
     return s.softmax(1)[..., None, None]
@@ -349,7 +356,7 @@ METHODS |= dict(
 FINER_GAMMA = .6
 
 def random_weights(e:Evidence)->torch.Tensor: # `(n, k, h, w)`
-    "The weights that make uniform noise of the activations, seeded by the image; the baseline of every score"
+    "The weights that make uniform noise of the activations (zero where all of them are), seeded by the image; the baseline of every score"
     def noise(x): return torch.rand(e.acts.shape[-2:], generator=torch.Generator().manual_seed(zlib.crc32(x.float().cpu().contiguous().numpy().tobytes())))
     r = torch.stack([noise(x) for x in e.x])[:, None].to(e.acts)              # (n, 1, h, w)
     power = e.acts.square().sum(1, keepdim=True)

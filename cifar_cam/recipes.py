@@ -73,7 +73,7 @@ _HALVES = dict(mean=(.5,.5,.5), std=(.5,.5,.5))
 _STUDENTS = (
     Recipe('eva5-s9', 'steps down every four epochs; rotation, brightness and two holes', epochs=40, bs=64, lr=.01,
            optimizer_args=dict(momentum=.9, weight_decay=.005), schedule='StepLR', schedule_args=dict(step_size=4, gamma=.8),
-           augment=dict(HorizontalFlip={}, **_rotate(8), RandomBrightnessContrast=dict(brightness_limit=.05, contrast_limit=.05, p=.5), **_holes(2, 12, 12, .5)),
+           augment=dict(HorizontalFlip={}, **_rotate(8), RandomBrightnessContrast=dict(brightness_limit=.05, contrast_limit=.05, p=.5), **_holes(2, 12, 12, .5, 0)),
            mean=(.4919,.4827,.4472), std=(.2470,.2434,.2616), source='github.com/AkhilP9182/EVA5---Extensive-Vision-AI', reported=.9157),
     Recipe('eva4-s9', 'one cycle; hue, rotation and a hole; L1 and L2 terms in the loss', epochs=35, bs=64, lr=.01, optimizer_args=dict(momentum=.9), l1=3e-6, l2=1e-3,
            augment=dict(HueSaturationValue=dict(p=.25), HorizontalFlip={}, **_rotate(15), **_holes(1, 4, 16, .75)),
@@ -107,7 +107,8 @@ def save_recipe(
     path:str, # a JSON file
     **more, # what else belongs to the run
 ):
-    "Write a recipe, and what belongs to it, as JSON"
+    "Write a recipe, and what belongs to it, as JSON; raises `ValueError` if that has the name of a field"
+    if clash := more.keys() & asdict(recipe).keys(): raise ValueError(f'{", ".join(clash)}: a field of the recipe has this name')
     Path(path).write_text(json.dumps(asdict(recipe)|dict(more), indent=1))
 
 def load_recipe(

@@ -67,10 +67,10 @@ def _widths(learn): return Counter(width_at(learn.recipe, s/learn.total_steps) f
 def run_cost(
     learn:Learner, # for a run that has not begun
     ims, # the `ImageSet` it trains on
-)->dict: # `source images steps pflop`, hardware and versions
+)->dict: # `trained_on images steps pflop`, hardware and versions
     "What a run takes, counted and not measured; held-out images are not counted"
     pflop = sum(n*learn.recipe.bs*flops(learn.model, w) for w,n in _widths(learn).items())/1e15
-    return dict(source=ims.source, images=len(ims), steps=learn.total_steps, pflop=round(pflop, 6), **machine(learn.accelerator.device))
+    return dict(trained_on=ims.source, images=len(learn.dls.train.dataset), steps=learn.total_steps, pflop=round(pflop, 6), **machine(learn.accelerator.device))
 
 def train_run(
     run:Path, # folder of the run
@@ -99,13 +99,13 @@ def plan_run(
     data:str='sample', # source, as for `load_images`
     num_workers:int=0, # processes that prepare batches
     timed:int=3, # steps to time at each image size, after one to warm up
-)->dict: # `source images steps pflop seconds`, hardware and versions
+)->dict: # `trained_on images steps pflop seconds`, hardware and versions
     "What a run would cost; trains nothing that is kept"
     ims = load_images(data, 'train')
     learn, seconds = _learner(recipe, ims, num_workers), 0
     for w,n in _widths(learn).items():
         timer = TimeCB(timed+1)
-        _learner(replace(recipe, sizes=((0,w),)), ims, num_workers, [timer]).fit()
+        _learner(replace(recipe, sizes=((0,w),), epochs=timed+1), ims, num_workers, [timer]).fit()
         seconds += n*sum(timer.seconds[1:])/timed
     return run_cost(learn, ims) | dict(seconds=round(seconds, 1))
 

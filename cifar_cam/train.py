@@ -11,7 +11,7 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'ortho
 # %% ../nbs/02_train.ipynb #97abf65d
 import copy, csv, json, os, time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,14 @@ def penalty(
     return l1*sum(p.abs().sum() for p in params) + l2*sum(p.norm() for p in params)
 
 # %% ../nbs/02_train.ipynb #80a8d34a
-def precision()->str: # `'bf16'` or `'no'`, as accelerate names them
-    "The mixed precision that this machine's GPU or CPU really has"
-    if torch.cuda.is_available(): return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no'
-    if torch.backends.mps.is_available(): return 'no'
-    has = getattr(torch.cpu, 'get_capabilities', dict)()
+@lru_cache
+def precision(
+    device:str=None # type of the device, `'cpu'`, `'cuda'`, `'mps'`...; `None`: the best one there is
+)->str: # `'bf16'` or `'no'`, as accelerate names them
+    "The mixed precision that a device of this machine really has"
+    device = device or (torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else 'cpu')
+    if device=='cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no'
+    has = getattr(torch.cpu, 'get_capabilities', dict)() if device=='cpu' else {}
     return 'bf16' if has.get('amx_bf16') or has.get('avx512_bf16') else 'no'
 
 def autocast(
@@ -54,7 +57,7 @@ def orthogonalize(
     steps:int=3, # iterations
 )->torch.Tensor: # of the same shape, singular values about 1
     "Nearly the nearest matrix to `g` with orthonormal rows (or columns), by Newton-Schulz iterations with Jordan's coefficients"
-    x = (g if len(g)<=g.shape[1] else g.T).to(torch.float if precision()=='no' else torch.bfloat16)
+    x = (g if len(g)<=g.shape[1] else g.T).to(torch.float if precision(g.device.type)=='no' else torch.bfloat16)
     x = x/(x.norm()+1e-7)
     for _ in range(steps):
         xx = x @ x.T
@@ -78,14 +81,16 @@ class Muon(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure=None):
         "Step the filters and forget their gradients, so that SGD steps the rest"
+        with torch.enable_grad(): loss = closure() if closure else None
         group = self.param_groups[0]
         for p in (p for p in group['params'] if p.grad is not None):
             buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p))
             buf.mul_(group['momentum']).add_(p.grad)
             step = orthogonalize(p.grad.add(buf, alpha=group['momentum']).flatten(1), self.steps).view_as(p)
-            p.mul_(len(p)**.5/p.norm()).sub_(step, alpha=group['lr'])
+            p.mul_(len(p)**.5/p.norm().clamp_min(1e-7)).sub_(step, alpha=group['lr'])
             p.grad = None
-        return super().step(closure)
+        super().step()
+        return loss
 
 # %% ../nbs/02_train.ipynb #e273677b
 OPTIMIZERS = dict(SGD=torch.optim.SGD, Adam=torch.optim.Adam, AdamW=torch.optim.AdamW, Muon=Muon)
@@ -131,7 +136,8 @@ class Learner:
         self.model, self.dls, self.recipe = model, dls, recipe
         self.history, self.epoch, self.step = [], 0, 0
         self.total_steps = recipe.epochs*len(dls.train)
-        self.accelerator, self.mixed_precision = Accelerator(), mixed_precision or precision()
+        self.accelerator = Accelerator()
+        self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
         if self.accelerator.num_processes>1: raise RuntimeError('training in several processes is not supported yet')
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
@@ -236,14 +242,15 @@ class ProgressCB(Callback):
     def after_fit(self, learn): self.bar.close()
 
 class TimeCB(Callback):
-    "Times batches, from one end to the next, and ends the run after `n` of them"
+    "Times training batches, from one end to the next, and ends the run after `n` of them"
     order = 100
     def __init__(self, n): self.n, self.seconds = n, []
     def before_fit(self, learn): self.start = time.perf_counter()
     def after_batch(self, learn):
         learn.loss.item()                                    # wait for the device
         now = time.perf_counter()
-        self.seconds, self.start = self.seconds + [now-self.start], now
+        if learn.training: self.seconds.append(now-self.start)
+        self.start = now
         if len(self.seconds)==self.n: raise CancelFit
 
 # %% ../nbs/02_train.ipynb #7b0723d1
@@ -328,11 +335,12 @@ def lr_find(
     device = Accelerator().device
     model = copy.deepcopy(model).to(device).train()
     opt = make_optimizer(model.parameters(), recipe)
+    ratios = [g['lr']/recipe.lr for g in opt.param_groups]
     lrs, losses, avg = [], [], None
     batches = (b for _ in range(steps) for b in dls.train)
     for lr,(xb,yb) in tqdm(zip(np.geomspace(lr_min, lr_max, steps), batches), total=steps, desc='lr_find', leave=False):
-        for g in opt.param_groups: g['lr'] = lr
-        with autocast(device, precision()): preds = model(xb.to(device)).float()
+        for g,ratio in zip(opt.param_groups, ratios): g['lr'] = lr*ratio
+        with autocast(device, precision(device.type)): preds = model(xb.to(device)).float()
         loss = F.cross_entropy(preds, yb.to(device), label_smoothing=recipe.label_smoothing)
         opt.zero_grad()
         (loss + penalty(model.parameters(), recipe.l1, recipe.l2)).backward()
