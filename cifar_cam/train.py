@@ -191,18 +191,19 @@ def fit(self:Learner):
 
 # %% ../nbs/02_train.ipynb #b3aaa79c
 class MetricsCB(Callback):
-    "Adds a row to `history` every epoch: loss and accuracy of both splits, learning rate, seconds"
+    "Adds a row to `history` every epoch: loss and accuracy of both splits, last learning rate, seconds"
     order = -10
     def before_epoch(self, learn): self.sums, self.start = {True: 0, False: 0}, time.time()
     def after_batch(self, learn):
         n, hits = len(learn.yb), (learn.preds.argmax(1)==learn.yb).sum()
+        if learn.training: self.lr = learn.opt.param_groups[0]['lr']                     # before `ScheduleCB` moves it
         self.sums[learn.training] += torch.stack([learn.loss.detach()*n, hits, torch.full_like(hits, n)]).float()
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name,training in (('train',True), ('valid',False)):
             loss, hits, n = torch.as_tensor(self.sums[training]).expand(3).tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
-        learn.history.append(row | dict(lr=learn.opt.param_groups[0]['lr'], seconds=round(time.time()-self.start, 2)))
+        learn.history.append(row | dict(lr=self.lr, seconds=round(time.time()-self.start, 2)))
 
 class ScheduleCB(Callback):
     "Moves the learning rate: every batch for OneCycleLR, every epoch for the others"
