@@ -320,7 +320,7 @@ class LRFind:
     "Loss at each learning rate of a range test"
     lrs:list # learning rates, ascending
     losses:list # smoothed loss at each
-    suggestion:float # rate of the steepest fall
+    suggestion:float # rate of the steepest fall on the way to the lowest loss
 
 def lr_find(
     model:nn.Module, # left as it is
@@ -351,7 +351,7 @@ def lr_find(
         lrs.append(float(lr)); losses.append(avg)
     if not lrs: raise ValueError('no finite loss at the first rate, or an empty loader')
     slopes = np.gradient(losses, np.log(lrs)) if len(lrs)>1 else [0]
-    return LRFind(lrs, losses, lrs[int(np.argmin(slopes))])
+    return LRFind(lrs, losses, lrs[int(np.argmin(slopes[:int(np.argmin(losses))+1]))])   # a fall after the lowest loss is a recovery
 
 # %% ../nbs/02_train.ipynb #45692b0a
 @dataclass(frozen=True, eq=False)
