@@ -1,6 +1,6 @@
 """How fast a training step is, against a plain loop; everything interleaved in one run on one machine
 
-    python benchmarks/train.py [--data FOLDER] [--steps 6] [--rounds 5] [--epochs 4] [--out FILE.json]
+    python benchmarks/train.py [--data FOLDER] [--steps 6] [--rounds 5] [--epochs 6] [--out FILE.json]
 
 `ours` is `Learner` with the data pipeline of `get_dls`, in the precision the machine really has; `no data` the same with one batch
 that is there already. `plain` is the loop of the widespread CIFAR repositories: torchvision's transforms image by image in two

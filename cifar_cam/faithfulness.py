@@ -8,8 +8,8 @@ __all__ = ['rank', 'Curve', 'deletion', 'insertion', 'fill_in', 'Road', 'road', 
 
 # %% ../nbs/07_faithfulness.ipynb #e755e79e
 import copy
-from collections import namedtuple
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ def insertion(
     return _curve(model, gaussian_blur(x, 11, 5.), x, maps, target, steps, seed)
 
 # %% ../nbs/07_faithfulness.ipynb #3ce77492
+@lru_cache(maxsize=4)
 def _neighbours(h, w):
     "Sparse weights `(h*w, h*w)` by which a pixel is the mean of its neighbours; those of a row add up to 1"
     from scipy import sparse

@@ -17,7 +17,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, ResNet
 
 # %% ../nbs/01_model.ipynb #f3d4cfff
@@ -91,6 +90,7 @@ def flops(
     backward:bool=True, # count the gradients too
 )->int: # multiplications and additions in convolutions and matrix products
     "Floating-point operations for one image"
+    from torch.utils.flop_counter import FlopCounterMode
     m, x = copy.deepcopy(model).to('meta'), torch.zeros(2, 3, size, size, device='meta')
     with FlopCounterMode(display=False) as count, torch.set_grad_enabled(backward):
         out = m(x)

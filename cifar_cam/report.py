@@ -56,9 +56,13 @@ def _lasting(data): return data if data in SOURCES else str(Path(data).expanduse
 
 def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
 
+def _dls(recipe, ims, num_workers=0):
+    "The loaders that `recipe` asks for"
+    return get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **_stats(recipe.mean, recipe.std))
+
 def _learner(recipe, ims, num_workers=0, cbs=()):
     "What trains by `recipe` on `ims`"
-    dls = get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **_stats(recipe.mean, recipe.std))
+    dls = _dls(recipe, ims, num_workers)
     torch.manual_seed(recipe.seed)
     return Learner(resnet18(len(ims.classes), **recipe.model_args), dls, recipe, cbs)
 
@@ -176,8 +180,7 @@ def _training(run, figs):
     fig = Figure(figsize=(8, 2.7), layout='constrained')
     for ax,metric in zip(fig.subplots(1, 2), ('loss', 'accuracy')): plot_history(history, metric, ax)
     ims = load_images(more['data'], 'train')
-    stats = _stats(recipe.mean, recipe.std)
-    dls = get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, **stats)
+    stats, dls = _stats(recipe.mean, recipe.std), _dls(recipe, ims)
     each = min(5, *np.bincount(dls.train.dataset.ims.labels, minlength=len(ims.classes)).tolist())
     seen = f'Training images, augmented, before any are shrunk: {", ".join(recipe.augment)}.'
     total = sum(r['seconds'] for r in history)
