@@ -52,7 +52,8 @@ def run(
 def train(
     data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
     recipe:str='demo', # name of the training recipe
-    resume:str=None, # go on with the run in this folder; its own recipe and data count
+    weights:str=None, # start from these weights, 'cifar10' (shipped) or a file (default: random ones)
+    resume:str=None, # go on with the run in this folder; its own recipe, data and weights count
     epochs:int=None, # passes over the data, instead of the recipe's
     seed:int=None, # seed, instead of the recipe's
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
@@ -63,9 +64,10 @@ def train(
     "Train by a recipe, saving every epoch."
     from cifar_cam.report import new_run, plan_run, train_run
     if dry_run and resume: raise ValueError('--dry-run is for a new run, not for --resume')
+    if weights and resume: raise ValueError('--weights is for a new run, not for --resume')
     r = None if resume else _recipe(recipe, seed, epochs)
     if dry_run: return _foretell(r, plan_run(r, data, workers))
-    print(f'weights  {train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers)}')
+    print(f'weights  {train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers, weights=weights)}')
 
 # %% ../nbs/09_cli.ipynb #b21a226b
 def evaluate(

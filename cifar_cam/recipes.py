@@ -33,6 +33,7 @@ class Recipe:
     valid_pct:float=.1 # share of train held out, to watch; the test split is never used
     model_args:dict=field(default_factory=dict) # `norm`, `dropout`, `last_stride`, `bias` of `resnet18`
     seed:int=42 # of weights, order and augmentation
+    after:str='' # recipe that has trained the weights this one starts from; empty: random weights
     source:str='' # repository it comes from, if it is not ours
     reported:float=None # accuracy on the official test split that its author reports
 
@@ -65,7 +66,9 @@ _OURS = (
     Recipe('demo', 'the bundled sample, in minutes on a CPU', epochs=12, bs=50, lr=.05, optimizer_args=_NESTEROV, schedule_args=_TRIANGLE,
            label_smoothing=.1, sizes=((0., 16), (.7, 24), (.9, 32)), augment=CROP_FLIP),
     _FAST,
-    replace(_FAST, name='best', about='the most accuracy within 40 epochs', epochs=40, sizes=((0., 24), (.5, 32)), augment=_crop_flip(4)|_holes(1, 12, 12, .75)),
+    replace(_FAST, name='best', about='a second cycle for what `fast` has trained', after='fast', epochs=12, lr=.03,
+            optimizer_args=dict(momentum=.8, sgd=dict(lr=.05, momentum=.9, weight_decay=5e-4)), schedule_args=_TRIANGLE|dict(pct_start=.1),
+            sizes=((0., 24), (.5, 32)), augment=_crop_flip(4)|_holes(1, 10, 10, .75)),
 )
 
 # %% ../nbs/06_recipes.ipynb #d2fab23f

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, SOURCES, get_dl, get_dls, load_images, normalize
 from .gradcam import explain
-from .model import STAGES, flops, load_model, resnet18, save_weights
+from .model import SHIPPED, STAGES, flops, load_model, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
 from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, evaluate, load_checkpoint, width_at
 from .viz import plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
@@ -52,7 +52,7 @@ def machine(
                 python=platform.python_version(), **{p: version(p) for p in ('torch', 'torchvision', 'albumentations', 'cifar_cam')})
 
 # %% ../nbs/08_report.ipynb #c99020f0
-def _lasting(data): return data if data in SOURCES else str(Path(data).expanduser().resolve())
+def _lasting(name, known=SOURCES): return name if name is None or name in known else str(Path(name).expanduser().resolve())
 
 def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
 
@@ -60,11 +60,11 @@ def _dls(recipe, ims, num_workers=0):
     "The loaders that `recipe` asks for"
     return get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **_stats(recipe.mean, recipe.std))
 
-def _learner(recipe, ims, num_workers=0, cbs=()):
+def _learner(recipe, ims, num_workers=0, cbs=(), weights=None):
     "What trains by `recipe` on `ims`"
     dls = _dls(recipe, ims, num_workers)
     torch.manual_seed(recipe.seed)
-    return Learner(resnet18(len(ims.classes), **recipe.model_args), dls, recipe, cbs)
+    return Learner(resnet18(len(ims.classes), **recipe.model_args, weights=weights), dls, recipe, cbs)
 
 def _widths(learn): return Counter(width_at(learn.recipe, s/learn.total_steps) for s in range(learn.total_steps))
 
@@ -83,16 +83,18 @@ def train_run(
     tensorboard:bool=False, # also write TensorBoard events
     num_workers:int=0, # processes that prepare batches
     cbs=(), # further callbacks
+    weights:str=None, # start from these, a name or file as for `load_model`; `None`: random
 )->Path: # the weights; raises `ValueError` or `FileNotFoundError` if there is nothing to go on with
     "Train by a recipe, saving every epoch"
     run, resume = Path(run), recipe is None
     if resume:
         recipe, more = load_recipe(run/'recipe.json')
-        data = more['data']
+        data, weights = more['data'], more.get('weights')
+    if recipe.after and not weights: raise ValueError(f'recipe {recipe.name!r} goes on from weights that {recipe.after!r} has trained: give them as weights')
     ims = load_images(data, 'train')
     cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard else []), *cbs]
-    learn = _learner(recipe, ims, num_workers, cbs)
-    if not resume: save_recipe(recipe, run/'recipe.json', data=_lasting(data), **run_cost(learn, ims))
+    learn = _learner(recipe, ims, num_workers, cbs, weights)
+    if not resume: save_recipe(recipe, run/'recipe.json', data=_lasting(data), weights=_lasting(weights, SHIPPED), **run_cost(learn, ims))
     if resume and (run/'checkpoint.pt').exists(): load_checkpoint(run/'checkpoint.pt', learn)
     learn.fit()
     return save_weights(learn.model, run/'model.safetensors', classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **_stats(recipe.mean, recipe.std))
