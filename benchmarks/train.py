@@ -7,9 +7,10 @@ that is there already. `plain` is the loop of the widespread CIFAR repositories:
 worker processes, float32, contiguous memory. All see 32x32 images in batches of 128, the same network, SGD with momentum, crops
 and flips. A round times a few steps of each in turn; ratios are taken within a round, and their median is told.
 """
-import argparse, json, resource, statistics, time
+import argparse, json, statistics, time
 from dataclasses import replace
 
+import psutil
 import torch
 import torchvision.transforms as T
 from torch.nn import functional as F
@@ -78,13 +79,13 @@ class Plain:
         return steps*BS/(time.perf_counter()-start)
 
 def memory_over_epochs(ims, epochs):
-    "Most memory of the process after each epoch, MiB"
-    class Peak(Callback):
+    "Memory of the process after each epoch, MiB"
+    class Memory(Callback):
         def __init__(self): self.mib = []
-        def after_epoch(self, learn): self.mib.append(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024))
-    peak = Peak()
-    Learner(resnet18(), get_dls(ims[:1024], BS, CROP_FLIP, 0.), replace(RECIPE, epochs=epochs, sizes=((0.,8),)), [peak]).fit()
-    return peak.mib
+        def after_epoch(self, learn): self.mib.append(round(psutil.Process().memory_info().rss/2**20))
+    memory = Memory()
+    Learner(resnet18(), get_dls(ims[:1024], BS, CROP_FLIP, 0.), replace(RECIPE, epochs=epochs, sizes=((0.,8),)), [memory]).fit()
+    return memory.mib
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -103,7 +104,7 @@ def main():
     out = dict(**{f'{k}_images_per_second': median(r[k] for r in rounds) for k in rounds[0]},
                ours_over_plain=median(r['ours']/r['plain'] for r in rounds), no_data_over_plain=median(r['no_data']/r['plain'] for r in rounds),
                share_waiting_for_data=median(ours.waits), evaluation_images_per_second=round(1000/(time.perf_counter()-start), 1),
-               peak_memory_mib_after_each_epoch=memory_over_epochs(ims, a.epochs), images=ims.source, batch=BS, rounds=a.rounds, steps=a.steps,
+               memory_mib_after_each_epoch=memory_over_epochs(ims, a.epochs), images=ims.source, batch=BS, rounds=a.rounds, steps=a.steps,
                **machine(next(ours.model.parameters()).device))
     for k,v in out.items(): print(f'{k:34} {v}')
     if a.out: open(a.out, 'w').write(json.dumps(out, indent=1))

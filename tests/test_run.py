@@ -79,3 +79,23 @@ def test_train_on_a_folder_and_resume(tmp_path):
     assert r.returncode==0, r.stderr
     after, again = read_weights(tmp_path/'run'/'model.safetensors')
     assert again==meta and all(after[k].equal(v) for k,v in before.items())
+
+def test_dry_run_tells_steps_work_and_time_and_leaves_nothing(tmp_path):
+    r = cifar_cam('train', '--recipe', 'demo', '--dry-run', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    assert '432 steps with 1,800 images' in r.stdout and 'PFLOP, about ' in r.stdout           # 12 epochs of 1,800/50 batches
+    assert 'Muon' not in r.stdout and 'optimizer       SGD' in r.stdout
+    assert not list(tmp_path.iterdir())
+
+def test_a_second_cycle_starts_from_weights(tmp_path):
+    from cifar_cam.report import train_run
+    from cifar_cam.recipes import get_recipe
+    from cifar_cam.model import read_weights
+    from dataclasses import replace
+    tiny = replace(get_recipe('best'), epochs=1, lr=1e-9, optimizer_args=dict(sgd=dict(lr=1e-9)), bs=1000, sizes=((0,8),), after='')
+    for name,weights in (('new', None), ('second', 'cifar10')): (tmp_path/name).mkdir(); train_run(tmp_path/name, tiny, cbs=[], weights=weights)
+    shipped, new, second = (read_weights(w)[0]['fc.weight'].float() for w in ('cifar10', tmp_path/'new'/'model.safetensors', tmp_path/'second'/'model.safetensors'))
+    assert shipped.allclose(second, atol=1e-5) and not shipped.allclose(new, atol=1e-2)
+    assert json.loads((tmp_path/'second'/'recipe.json').read_text())['weights']=='cifar10'
+    r = cifar_cam('train', '--recipe', 'best', cwd=tmp_path)
+    assert (r.returncode, "weights that 'fast' has trained" in r.stderr, 'Traceback' in r.stderr)==(2, True, False)
