@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['new_run', 'machine', 'make_learner', 'pflop', 'run_cost', 'train_run', 'plan_run', 'measure', 'evaluate_run',
-           'write_report', 'explain_picture']
+           'write_report', 'explain_picture', 'explain_dataset', 'load_maps']
 
 # %% ../nbs/08_report.ipynb #f8bbde3a
-import base64, html, json, math, platform, time
+import base64, html, json, math, platform, time, zlib
 from collections import Counter
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, SOURCES, get_dl, get_dls, load_images, normalize
-from .gradcam import explain
+from .gradcam import CamResult, eval_mode, explain
 from .model import SHIPPED, STAGES, flops, load_model, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
 from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, evaluate, load_checkpoint, width_at
@@ -212,11 +212,12 @@ def _mistakes(run, figs, ims, model, ev, k):
     target = torch.stack([ev.preds[idxs], ev.labels[idxs]], 1)
     result = explain(model, normalize(ims.images[idxs], **stats), target, STAGES)
     out = ['<h2>The most confident mistakes</h2>', _figure(_png(show_misclassified(ims, ev, k), figs/'mistakes.png'), 'Misclassified images', 'Predicted class with its probability, and below it the true class with its own.'),
-           '<h2>Where it looked</h2><p>For each mistake: on the left for the class it chose, on the right for the class it should have chosen, from the first stage to the last. '
+           '<h2>Where it looked</h2><p>For each mistake: on the left for the class it chose, in the middle for the class it should have chosen, from the first stage to the last. '
+           'On the right the difference of the two: red speaks for the class it chose rather than the true one, blue for the true one rather than the chosen. '
            'Each map (Grad-CAM) is scaled by its own highest value, which stands below it; maps of early stages are fine in grain and weak in meaning.</p>']
     for j,i in enumerate(tqdm(idxs, desc='explaining', unit='mistake', leave=False)):
         name = f'#{ims.index[i]}: {ims.classes[target[j,1]]}, taken for {ims.classes[target[j,0]]}'
-        src = _png(show_cams(ims.images[i:i+1], result[j:j+1], ims.classes), figs/f'cam-{ims.index[i]}.png')
+        src = _png(show_cams(ims.images[i:i+1], result[j:j+1], ims.classes, difference=True, size=.75), figs/f'cam-{ims.index[i]}.png')
         out.append(f'<div class="card"><h3>{html.escape(name)}</h3>{_figure(src, "Heatmaps for "+name)}</div>')
     return out
 
@@ -277,3 +278,56 @@ def explain_picture(
     r = explain(model, x, [[names.index(c) for c in classes]] if classes else None, layers or STAGES, method)
     top = r.logits.softmax(1)[0].sort(descending=True)
     return show_cams(im[None], r, names, size=1.2), [(names[i], p) for i,p in zip(top.indices[:3].tolist(), top.values.tolist())]
+
+# %% ../nbs/08_report.ipynb #c32899a6
+def _print(model, x): return zlib.crc32(b''.join(t.detach().cpu().contiguous().numpy().tobytes() for t in (*model.state_dict().values(), x)))
+
+def explain_dataset(
+    model, # any classifier
+    loader, # yields normalised images `(b, 3, h, w)` and labels `(b,)`, in the same order at every pass; has a `dataset`
+    out:str, # folder to write to, or to go on with
+    target:str='predicted', # class to explain: `'predicted'`, `'true'`, or `'both'`
+    layers=STAGES, # layer names
+    method:str='gradcam', # key in `METHODS`
+    progress:bool=True, # show a bar
+)->Path: # the folder, as for `load_maps`; raises `ValueError` for an unknown target, or a folder that holds something else
+    "Write the maps of everything in a loader to disk, in constant memory"
+    if target not in ('predicted', 'true', 'both'): raise ValueError(f"unknown target {target!r}; have 'predicted', 'true', 'both'")
+    out, n, device = Path(out), len(loader.dataset), next(model.parameters()).device
+    plan = dict(images=n, target=target, layers=[layers] if isinstance(layers, str) else list(layers), method=method, print=_print(model, next(iter(loader))[0]))
+    note = out/'done.json'
+    state = json.loads(note.read_text()) if note.exists() else dict(plan, done=0)
+    if {k: state.get(k) for k in plan}!=plan: raise ValueError(f'{out} holds the maps of something else (another network, method, target, layers or images): choose another folder')
+    if not note.exists(): new_run('maps', out)
+    files, start = {}, 0
+    for x,y in tqdm(loader, desc='explaining', unit='batch', disable=not progress):
+        here, start = slice(start, start+len(x)), start+len(x)
+        if here.stop<=state['done']: continue
+        x = x.to(device)
+        t = None if target=='predicted' else y.to(device)
+        if target=='both':
+            with torch.no_grad(), eval_mode(model): t = torch.stack([model(x).argmax(1), t], 1)
+        r = explain(model, x, t, plan['layers'], method)
+        top = {k: v.abs().amax((-1,-2)) for k,v in r.maps.items()}
+        scaled = {k: (v/top[k].clamp_min(torch.finfo(v.dtype).tiny)[..., None, None]).half() for k,v in r.maps.items()}
+        for name,v in dict(logits=r.logits.float(), target=r.target, **scaled, **{f'{k}.top': v for k,v in top.items()}).items():
+            v = v.cpu().numpy()
+            if name not in files: files[name] = np.lib.format.open_memmap(out/f'{name}.npy', 'r+' if state['done'] else 'w+', v.dtype, (n, *v.shape[1:]))
+            files[name][here] = v
+            files[name].flush()
+        part = note.with_suffix('.part')
+        part.write_text(json.dumps(dict(plan, done=here.stop)))
+        part.replace(note)
+    return out
+
+def load_maps(
+    folder:str, # as written by `explain_dataset`
+    i=slice(None), # which images: positions, a slice or a mask; only these are read
+)->CamResult: # raises `FileNotFoundError` if there is none, `ValueError` if it is not complete
+    "Maps from disk"
+    note = Path(folder)/'done.json'
+    if not note.is_file(): raise FileNotFoundError(f'no maps in {folder}')
+    plan = json.loads(note.read_text())
+    if plan['done']<plan['images']: raise ValueError(f'{folder} holds maps of {plan["done"]:,} of {plan["images"]:,} images: run explain_dataset again')
+    def read(name): return torch.from_numpy(np.ascontiguousarray(np.load(Path(folder)/f'{name}.npy', mmap_mode='r')[i]))
+    return CamResult(read('logits'), read('target'), {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in plan['layers']}, plan['method'])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ZOOM', 'show_image', 'show_images', 'show_batch', 'plot_history', 'plot_lr_find', 'plot_confusion',
-           'show_predictions', 'show_misclassified', 'overlay_cam', 'show_cams']
+           'show_predictions', 'show_misclassified', 'overlay_cam', 'overlay_difference', 'show_cams']
 
 # %% ../nbs/04_viz.ipynb #ee513370
 import matplotlib as mpl
@@ -141,17 +141,30 @@ def show_misclassified(
 def overlay_cam(
     im:np.ndarray, # uint8 `(h, w, 3)`
     cam, # `(h, w)` from 0 to 1; what is outside is cut off
-    alpha:float=.5, # strength of the map, 0 to 1
+    alpha=.5, # strength of the map, 0 to 1; a number, or one for each pixel `(h, w)`
     cmap:str='magma', # a matplotlib colour map
 )->np.ndarray: # uint8 `(h, w, 3)`; raises `ValueError` for sizes that differ
     "Mix an image with the colours of a map"
     cam = np.asarray(cam, dtype=float)
     if cam.shape!=im.shape[:2]: raise ValueError(f'a map of {cam.shape} on an image of {im.shape[:2]}: use `CamResult.resized`')
-    colours = mpl.colormaps[cmap](cam.clip(0, 1))[..., :3]*255
+    colours, alpha = mpl.colormaps[cmap](cam.clip(0, 1))[..., :3]*255, np.asarray(alpha)[..., None]
     return ((1-alpha)*im + alpha*colours).round().astype(np.uint8)
+
+def overlay_difference(
+    im:np.ndarray, # uint8 `(h, w, 3)`
+    diff, # `(h, w)` from -1 to 1; what is outside is cut off
+)->np.ndarray: # uint8 `(h, w, 3)`; raises `ValueError` for sizes that differ
+    "Mix an image with a signed map: red above zero, blue below, nothing at it"
+    diff = np.asarray(diff, dtype=float).clip(-1, 1)
+    return overlay_cam(im, (1+diff)/2, np.abs(diff)**.5, 'RdBu_r')
 
 # %% ../nbs/04_viz.ipynb #72bc4a96
 ZOOM = 4  # screen pixels for each image pixel
+
+def _panels(raw, drawn, t):
+    "For each layer, image and class the map to draw, and the highest absolute value of the raw one, 0 if it is constant"
+    top = {k: torch.where(c, 0., raw.maps[k].abs().amax((-1,-2))).view(-1, t).tolist() for k,c in raw.constant().items()}
+    return {k: [list(zip(maps, v)) for maps,v in zip(drawn.maps[k].detach().cpu().reshape(len(drawn), t, *drawn.maps[k].shape[-2:]).numpy(), top[k])] for k in top}
 
 def show_cams(
     images, # uint8 `(n, 32, 32, 3)`
@@ -162,26 +175,27 @@ def show_cams(
     alpha:float=.5, # strength of the maps, 0 to 1
     cmap:str='magma', # a matplotlib colour map
     size:float=.9, # inches for each panel
+    difference:bool=False, # also draw the first class minus the second; for results of two classes an image
 )->Figure:
     "Draw images with their maps at every layer, for every class explained"
     images, layers, probs = np.asarray(images), list(result.maps), result.logits.softmax(1)
     target = None if result.target is None else result.target.view(len(images), -1)
     t = 1 if target is None else target.shape[1]
-    def blocks(r): return {k: v.detach().cpu().reshape(len(images), t, *v.shape[-2:]).numpy() for k,v in r.maps.items()}
     h, w = (s*ZOOM for s in images.shape[1:3])
-    raw, drawn, const = blocks(result), blocks(result.normalized(shared).resized((h, w))), {k: v.view(len(images), t) for k,v in result.constant().items()}
-    fig = Figure(figsize=((1+t*len(layers))*size, (len(images)*1.24+.2)*size), layout='constrained')
-    axs = fig.subplots(len(images), 1+t*len(layers), squeeze=False)
+    parts = [_panels(result, result.normalized(shared).resized((h, w)), t)]
+    if difference: parts.append(_panels(result.difference(), result.difference().normalized().resized((h, w)), 1))
+    fig = Figure(figsize=((1+(t+difference)*len(layers))*size, (len(images)*1.24+.2)*size), layout='constrained')
+    axs = fig.subplots(len(images), 1+(t+difference)*len(layers), squeeze=False)
     for i,im in enumerate(images):
         big = im.repeat(ZOOM, 0).repeat(ZOOM, 1)
         show_image(im, axs[i,0], '' if titles is None else titles[i])
-        for j in range(t):
+        for j in range(t+difference):
             for k,layer in enumerate(layers):
-                ax = axs[i, 1+j*len(layers)+k]
-                ax.imshow(overlay_cam(big, drawn[layer][i,j], alpha, cmap))
+                ax, (drawn, top) = axs[i, 1+j*len(layers)+k], parts[j==t][layer][i][j%t]
+                ax.imshow(overlay_difference(big, drawn) if j==t else overlay_cam(big, drawn, alpha, cmap))
                 ax.set(xticks=[], yticks=[])
                 for s in ax.spines.values(): s.set_visible(False)
-                ax.set_xlabel('constant' if const[layer][i,j] else f'{np.abs(raw[layer][i,j]).max():.2g}', fontsize=6, labelpad=1)
+                ax.set_xlabel(f'{top:.2g}' if top else 'constant', fontsize=6, labelpad=1)
                 ax.set_title(layer, fontsize=7, pad=2)
-                if k==0 and target is not None: ax.set_ylabel(f'{classes[target[i,j]]} {probs[i,target[i,j]]:.0%}', fontsize=8)
+                if k==0 and target is not None: ax.set_ylabel(f'{classes[target[i,j]]} {probs[i,target[i,j]]:.0%}' if j<t else ' − '.join(classes[c] for c in target[i]), fontsize=8)
     return fig
