@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['new_run', 'machine', 'make_learner', 'pflop', 'run_cost', 'train_run', 'plan_run', 'measure', 'evaluate_run',
-           'write_report', 'explain_picture', 'explain_dataset', 'load_maps']
+           'write_report', 'explain_picture', 'explain_dataset', 'load_maps', 'faithfulness_run', 'load_comparison']
 
 # %% ../nbs/08_report.ipynb #f8bbde3a
 import base64, html, json, math, platform, time, zlib
@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, SOURCES, get_dl, get_dls, load_images, normalize
-from .gradcam import CamResult, eval_mode, explain
+from .faithfulness import MEASURES, Comparison, compare_methods, planted_cue
+from .gradcam import CamResult, eval_mode, explain, fold
 from .model import SHIPPED, STAGES, flops, load_model, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
-from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, evaluate, load_checkpoint, width_at
-from .viz import plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
+from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, autocast, evaluate, load_checkpoint, precision, width_at
+from .viz import plot_comparison, plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
 
 # %% ../nbs/08_report.ipynb #b37da528
 def new_run(
@@ -331,3 +332,37 @@ def load_maps(
     if plan['done']<plan['images']: raise ValueError(f'{folder} holds maps of {plan["done"]:,} of {plan["images"]:,} images: run explain_dataset again')
     def read(name): return torch.from_numpy(np.ascontiguousarray(np.load(Path(folder)/f'{name}.npy', mmap_mode='r')[i]))
     return CamResult(read('logits'), read('target'), {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in plan['layers']}, plan['method'])
+
+# %% ../nbs/08_report.ipynb #9f7afb42
+def faithfulness_run(
+    weights:str='cifar10', # a name or file, as for `load_model`
+    images:int=24, # mistakes of the test split to explain, most confident first, and as many marked images
+    out:str=None, # folder, as for `new_run`
+    methods=None, # keys in `METHODS`; `None`: all
+)->Path: # the folder, with `comparison.json`, `planted.json` and their pictures; raises `ValueError` for fewer than 2 images
+    "Score all methods at all stages on the bundled sample, and write down what came of it"
+    if images<2: raise ValueError(f'images must be at least 2, not {images}')
+    out = new_run('faithfulness', out)
+    model, (ims, ev, _), start = load_model(weights), measure(weights), time.time()
+    stats, wrong = _stats(model.meta.get('mean'), model.meta.get('std')), ev.misclassified(images)
+    train, test = load_images('sample', 'train'), ims[:max(200, images)]
+    x, both = normalize(ims.images[wrong], **stats), torch.stack([ev.preds[wrong], ev.labels[wrong]], 1)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
+    model, x, both = model.to(device), x.to(device), both.to(device)
+    with autocast(device, precision(device.type)):
+        found = compare_methods(fold(model, x), x, both, STAGES, methods)
+        planted = planted_cue(model, *(normalize(train.images, **stats).to(device), torch.from_numpy(train.labels).to(device)), *(normalize(test.images, **stats).to(device), torch.from_numpy(test.labels).to(device)))
+        marked = planted.x[:images]
+        known = compare_methods(fold(planted.model, marked), marked, torch.full((len(marked),), planted.target, device=device), STAGES, methods, at=planted.at[:images])
+    about = dict(weights=str(weights), images=len(wrong), source=ims.source, precision=precision(device.type), seconds=round(time.time()-start), **machine(device))
+    for name,c,more in (('comparison', found, {}), ('planted', known, dict(target=ims.classes[planted.target], shares=planted.shares))):
+        (out/f'{name}.json').write_text(json.dumps(about | more | dict(values={'|'.join(k): [[round(e, 4) for e in r] for r in v.tolist()] for k,v in c.values.items()}, agreement={k: v.tolist() for k,v in c.agreement.items()})))
+        plot_comparison(c, signs=MEASURES).savefig(out/f'{name}.png', dpi=160)
+    return out
+
+def load_comparison(
+    path:str # a JSON file that `faithfulness_run` wrote
+)->tuple: # the `Comparison`, and a dict of what else is known
+    "Read a comparison"
+    d = json.loads(Path(path).read_text())
+    return Comparison({tuple(k.split('|')): torch.tensor(v) for k,v in d.pop('values').items()}, {k: torch.tensor(v) for k,v in d.pop('agreement').items()}), d

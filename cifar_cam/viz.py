@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ZOOM', 'show_image', 'show_images', 'show_batch', 'plot_history', 'plot_lr_find', 'plot_confusion',
-           'show_predictions', 'show_misclassified', 'overlay_cam', 'overlay_difference', 'show_cams']
+           'show_predictions', 'show_misclassified', 'overlay_cam', 'overlay_difference', 'show_cams',
+           'plot_comparison']
 
 # %% ../nbs/04_viz.ipynb #ee513370
 import matplotlib as mpl
@@ -198,4 +199,29 @@ def show_cams(
                 ax.set_xlabel(f'{top:.2g}' if top else 'constant', fontsize=6, labelpad=1)
                 ax.set_title(layer, fontsize=7, pad=2)
                 if k==0 and target is not None: ax.set_ylabel(f'{classes[target[i,j]]} {probs[i,target[i,j]]:.0%}' if j<t else ' − '.join(classes[c] for c in target[i]), fontsize=8)
+    return fig
+
+# %% ../nbs/04_viz.ipynb #b9f9260d
+def plot_comparison(
+    comparison, # has `methods layers measures values` and `interval`, as `compare_methods` gives it
+    measures=None, # which of its measures; `None`: all
+    signs:dict=None, # measure -> 1 if higher is better, -1 if lower is; for the titles
+)->Figure:
+    "Draw scores of methods at layers, coloured by their gain over chance"
+    ks, ms, ls = measures or comparison.measures, comparison.methods, comparison.layers
+    fig = Figure(figsize=(1.1+len(ks)*(.55*len(ls)+.25), .55+.27*len(ms)), layout='constrained')
+    for ax,k in zip(fig.subplots(1, len(ks), squeeze=False)[0], ks):
+        gain = np.full((len(ms), len(ls)), np.nan)
+        for (i,m),(j,l) in ((a, b) for a in enumerate(ms) for b in enumerate(ls)):
+            if (m, l, k) not in comparison.values: continue
+            mean, low, high = comparison.interval(m, l, k, gain=True)
+            gain[i,j] = 0 if low<=0<=high else mean
+            ax.text(j, i, f'{comparison.interval(m, l, k)[0]:.2f}', ha='center', va='center', fontsize=7)
+        top = np.nanmax(np.abs(gain)) or 1
+        ax.imshow(gain, cmap='RdBu', vmin=-1.6*top, vmax=1.6*top, aspect='auto')
+        ax.set_xticks(range(len(ls)), [l.removeprefix('layer') for l in ls] if all(l.startswith('layer') for l in ls) else ls, fontsize=7)
+        ax.set_yticks(range(len(ms)), ms if k==ks[0] else ['']*len(ms), fontsize=7)
+        ax.set_title(k + {1: ' (higher)', -1: ' (lower)'}.get((signs or {}).get(k), ''), fontsize=8)
+        ax.tick_params(length=0)
+    fig.supxlabel('layer', fontsize=8)
     return fig
