@@ -199,6 +199,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'cifar_cam.train.Evaluation.__len__': ('train.html#evaluation.__len__', 'cifar_cam/train.py'),
                                  'cifar_cam.train.Evaluation.__repr__': ('train.html#evaluation.__repr__', 'cifar_cam/train.py'),
                                  'cifar_cam.train.Evaluation.accuracy': ('train.html#evaluation.accuracy', 'cifar_cam/train.py'),
+                                 'cifar_cam.train.Evaluation.class_accuracy': ( 'train.html#evaluation.class_accuracy',
+                                                                                'cifar_cam/train.py'),
                                  'cifar_cam.train.Evaluation.confusion': ('train.html#evaluation.confusion', 'cifar_cam/train.py'),
                                  'cifar_cam.train.Evaluation.correct': ('train.html#evaluation.correct', 'cifar_cam/train.py'),
                                  'cifar_cam.train.Evaluation.loss': ('train.html#evaluation.loss', 'cifar_cam/train.py'),

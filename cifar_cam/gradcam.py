@@ -231,6 +231,7 @@ def explain(
     maps = [m[:, 0] if classes is None or classes.ndim==1 else m for m in maps]
     return CamResult(logits.detach(), classes, dict(zip(names, maps)), method)
 
+# %% ../nbs/03_gradcam.ipynb #4ad2bb5d
 def _tapped(model, x, names, reshape):
     "The taps and the logits of one forward"
     try:
@@ -243,6 +244,7 @@ def _tapped(model, x, names, reshape):
 
 def _full(v): return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
+# %% ../nbs/03_gradcam.ipynb #981045d3
 def _maps(model, x, taps, logits, scorers, method, bs):
     "For every layer the maps `(n, t, h, w)`, one for each of `t` scorers"
     rows, out = torch.arange(len(x), device=x.device), {n: [] for n in taps.layers}

@@ -144,7 +144,7 @@ def measure(
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
     start = time.time()
     ev = evaluate(model.to(device), get_dl(ims, **_stats(meta.get('mean'), meta.get('std'))))
-    names, recall = ims.classes, (ev.confusion.diag()/ev.confusion.sum(1)).tolist()
+    names, recall = ims.classes, [None if math.isnan(a) else a for a in ev.class_accuracy.tolist()]
     return ims, ev, dict(accuracy=ev.accuracy, plus_minus=1.96*math.sqrt(ev.accuracy*(1-ev.accuracy)/len(ev)), loss=ev.loss, images=len(ev),
         mistakes=int((~ev.correct).sum()), data=_lasting(data), source=ims.source, split=split, weights=str(weights), seconds=round(time.time()-start, 1),
         class_accuracy=dict(zip(names, recall)), most_confused=[(names[t], names[p], n) for t,p,n in ev.most_confused(5)], **machine(device))
@@ -247,7 +247,7 @@ def write_report(
             f'<p class="big">{m["accuracy"]:.1%}</p><p>of {m["images"]:,} test images right (95 % interval: ± {m["plus_minus"]:.1%}); {m["mistakes"]:,} mistakes</p>', _table(facts),
             *(_training(run, figs) if (run/'history.json').is_file() else []),
             '<h2>What it takes for what</h2><div class="cols">', _figure(_png(fig, figs/'confusion.png'), 'Confusion matrix', 'Rows are true classes, columns predictions.'),
-            '<div><h3>Right, by class</h3>'+_table([(c, f'{a:.1%}') for c,a in m['class_accuracy'].items()]), '<h3>Most confused</h3>'+_table([(f'{t} for {p}', n) for t,p,n in m['most_confused']]), '</div></div>',
+            '<div><h3>Right, by class</h3>'+_table([(c, 'no images' if a is None else f'{a:.1%}') for c,a in m['class_accuracy'].items()]), '<h3>Most confused</h3>'+_table([(f'{t} for {p}', n) for t,p,n in m['most_confused']]), '</div></div>',
             *_mistakes(run, figs, ims, model, ev, mistakes)]
     if len(right): body += ['<h2>And when it is sure and right</h2>', _figure(_png(show_predictions(ims, ev, right), figs/'correct.png'), 'Correctly classified images')]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(run.resolve().name)}: cifar_cam</title><style>{_CSS}</style><body>{"".join(body)}</body></html>'

@@ -374,6 +374,8 @@ class Evaluation:
     def loss(self): return self.losses.mean().item()
     @property
     def accuracy(self): return self.correct.double().mean().item()
+    @property
+    def class_accuracy(self): return self.confusion.diag()/self.confusion.sum(1)              # (classes,), nan for a class without images
     @cached_property
     def confusion(self): # `(classes, classes)`: row is the true class, column the prediction
         c = self.logits.shape[1]
