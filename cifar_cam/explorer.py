@@ -6,16 +6,19 @@
 __all__ = ['View', 'Explorer']
 
 # %% ../nbs/05_explorer.ipynb #aa68e879
-import io
+import base64, io, json
 from collections import namedtuple
+from importlib.resources import files
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from fastcore.basics import patch
 from PIL import Image
 
 from .data import CIFAR_MEAN, CIFAR_STD, load_images, normalize
-from .gradcam import cam_layers, explain, last_of_each_size
+from .gradcam import cam_layers, eval_mode, explain, last_of_each_size
 from .viz import ZOOM, overlay_cam
 
 # %% ../nbs/05_explorer.ipynb #a3e1e4c8
@@ -28,7 +31,7 @@ class Explorer:
         imageset=None, # an `ImageSet`; `None`: the sample's test images
         layers:list=None, # layers to offer; `None`: the last of every map size
     ):
-        self._widget = None
+        self._widget = self._logits = None
         self.model, self.ims = model, load_images('sample', 'test') if imageset is None else imageset
         meta = getattr(model, 'meta', {})
         self.mean, self.std = meta.get('mean') or CIFAR_MEAN, meta.get('std') or CIFAR_STD
@@ -81,3 +84,61 @@ def _draw(self:Explorer, change=None):
     Image.fromarray(np.concatenate([v.image, v.overlay], 1)).save(f, 'png')
     self.picture.value = f.getvalue()
     self.caption.value = f'<b>{v.true}</b>, taken for <b>{v.predicted}</b>; explained: {v.explained}, {v.prob:.0%}'
+
+# %% ../nbs/05_explorer.ipynb #5966ac9e
+@patch(as_prop=True)
+def logits(self:Explorer)->torch.Tensor: # `(n, classes)`, on the CPU
+    "What the model says to every image; computed when first asked for"
+    if self._logits is None:
+        with eval_mode(self.model), torch.no_grad():
+            parts = (normalize(self.ims.images[i:i+256], self.mean, self.std).to(self.device) for i in range(0, len(self.ims), 256))
+            self._logits = torch.cat([self.model(x).float().cpu() for x in parts])
+    return self._logits
+
+@patch
+def positions(self:Explorer,
+    show:str='all', # `'all'`, `'mistakes'`, most confident first, or `'correct'`
+)->np.ndarray: # positions in the set; raises `ValueError` for another word
+    "Which images there are to see"
+    probs, preds = self.logits.softmax(1).amax(1), self.logits.argmax(1)
+    wrong = preds!=torch.from_numpy(self.ims.labels)
+    if show not in ('all', 'mistakes', 'correct'): raise ValueError(f"unknown choice {show!r}; have 'all', 'mistakes', 'correct'")
+    if show=='all': return np.arange(len(self.ims))
+    if show=='correct': return (~wrong).nonzero()[:, 0].numpy()
+    return torch.where(wrong, probs, -1.).argsort(descending=True, stable=True)[:int(wrong.sum())].numpy()
+
+# %% ../nbs/05_explorer.ipynb #88a9fe7a
+@patch
+def page(self:Explorer,
+    images=None, # positions in the set; `None`: 25 mistakes and 25 images that are right
+    method:str='gradcam', # key in `METHODS`
+    cmap:str='magma', # a matplotlib colour map
+)->str: # HTML; raises `ValueError` if there are no images
+    "A page that steps through images and layers, for the predicted and the true class, with no kernel and no network"
+    chosen = np.concatenate([self.positions(k)[:25] for k in ('mistakes', 'correct')]) if images is None else np.asarray(images)
+    if not len(chosen): raise ValueError('no images to show')
+    x, labels = normalize(self.ims.images[chosen], self.mean, self.std).to(self.device), torch.from_numpy(self.ims.labels[chosen])
+    target = torch.stack([self.logits[chosen].argmax(1), labels], 1)
+    r = explain(self.model, x, target.to(self.device), self.layers, method)
+    tops, maps = {k: v.abs().amax((-1,-2)) for k,v in r.maps.items()}, r.normalized().maps
+    def b64(a): return base64.b64encode(np.ascontiguousarray(a).tobytes()).decode()
+    def one(k, i, j): # a map of 16 bits a pixel
+        m = maps[k][i,j].clamp(0, 1).cpu().numpy()
+        return dict(h=m.shape[0], w=m.shape[1], top=0 if not m.any() else tops[k][i,j].item(), b=b64((m*65535).round().astype('<u2')))
+    probs = self.logits[chosen].softmax(1)
+    data = dict(classes=self.ims.classes, layers=self.layers, targets=['predicted', 'true'], size=self.ims.images.shape[1],
+                lut=b64((mpl.colormaps[cmap](np.arange(256))[:, :3]*255).round().astype(np.uint8)),
+                images=[dict(pixels=b64(self.ims.images[p]), index=int(self.ims.index[p]), label=int(labels[i]), pred=int(target[i,0]), target=target[i].tolist(), probs=[round(v, 5) for v in probs[i].tolist()],
+                             maps=[[one(k, i, j) for k in self.layers] for j in range(2)]) for i,p in enumerate(chosen)])
+    return (files('cifar_cam')/'assets'/'explorer.html').read_text(encoding='utf-8').replace('__DATA__', json.dumps(data).replace('<', '\\u003c'))
+
+@patch
+def save_html(self:Explorer,
+    path:str, # file to write
+    images=None, # as for `page`
+    method:str='gradcam', # likewise
+)->Path: # the file
+    "Write `page` to a file"
+    path = Path(path)
+    path.write_text(self.page(images, method), encoding='utf-8')
+    return path
