@@ -3,12 +3,15 @@
     python benchmarks/cam.py [--batches 1 32 256] [--rounds 5] [--out FILE.json]
 
 Grad-CAM of real test images at the four stages of the shipped network, for the predicted class. `ours` is `explain`; `folded` the
-same with the copy that `fold` makes, and `folded bf16` that under autocast. grad-cam and captum take one layer a call. A round times
-each tool once; ratios are taken within a round, and their median is told. Then Score-CAM and Ablation-CAM of one image at `layer4`
-(512 maps), and the memory that one call on 32 images adds to a fresh process at its peak.
+same with the copy that `fold` makes, which torchcam, the fastest peer, is given too, and `folded, bf16` that under autocast. grad-cam
+and captum take one layer a call; grad-cam's time includes enlarging and scaling its maps. A round times each tool once; ratios are
+taken within a round, and their median is told. Then Score-CAM and Ablation-CAM of one image at `layer4` (512 maps, in batches of 64),
+and the memory that one call on 32 images adds to a fresh process at its peak (Linux).
 """
-import argparse, contextlib, io, json, resource, statistics, subprocess, sys, time
+import argparse, contextlib, io, json, statistics, subprocess, sys, time
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
@@ -28,7 +31,7 @@ def bf16(model, x, **kw):
 def by_torchcam(model, x, name='GradCAM', layers=STAGES, **kw):
     import torchcam.methods
     with getattr(torchcam.methods, name)(model, target_layer=list(layers), **kw) as cam:
-        z = model(x)
+        z = model(x if name!='GradCAM' else x.clone().requires_grad_())  # without it a frozen model has no gradients
         return cam(z.argmax(1).tolist(), z)
 
 def by_captum(model, x, layers=STAGES):
@@ -40,7 +43,9 @@ def by_grad_cam(model, x, name='GradCAM', layers=STAGES):
     import pytorch_grad_cam
     out = []
     for l in layers:
-        with contextlib.redirect_stderr(io.StringIO()), getattr(pytorch_grad_cam, name)(model, [model.get_submodule(l)]) as cam: out.append(cam(x))
+        with contextlib.redirect_stderr(io.StringIO()), getattr(pytorch_grad_cam, name)(model, [model.get_submodule(l)]) as cam:
+            cam.batch_size = 64
+            out.append(cam(x))
     return out
 
 def forward(model, x):
@@ -49,16 +54,16 @@ def forward(model, x):
 def tools(x):
     "Name -> a call on images"
     net = load_model()
-    fast = fold(net, x[:2])
+    fast = fold(net, x[:1])
     return {'forward': partial(forward, net), 'ours': partial(ours, net), 'ours, folded': partial(ours, fast), 'ours, folded, bf16': partial(bf16, fast),
             'ours, two classes': partial(ours, net, both=True), 'ours, folded, two classes': partial(ours, fast, both=True),
-            'torchcam': partial(by_torchcam, net), 'captum': partial(by_captum, net), 'grad-cam': partial(by_grad_cam, net)}
+            'torchcam': partial(by_torchcam, net), 'torchcam, folded': partial(by_torchcam, fast), 'captum': partial(by_captum, net), 'grad-cam': partial(by_grad_cam, net)}
 
 def slow_tools(x):
     net = load_model()
-    fast, last = fold(net, x[:2]), dict(layers=['layer4'])
+    fast, last = fold(net, x[:1]), dict(layers=['layer4'])
     return {'Score-CAM': {'ours': partial(ours, net, method='scorecam', **last), 'ours, folded': partial(ours, fast, method='scorecam', **last),
-                          'torchcam': partial(by_torchcam, net, name='ScoreCAM', **last), 'grad-cam': partial(by_grad_cam, net, name='ScoreCAM', **last)},
+                          'torchcam': partial(by_torchcam, net, name='ScoreCAM', batch_size=64, **last), 'grad-cam': partial(by_grad_cam, net, name='ScoreCAM', **last)},
             'Ablation-CAM': {'ours': partial(ours, net, method='ablationcam', **last), 'ours, folded': partial(ours, fast, method='ablationcam', **last),
                              'grad-cam': partial(by_grad_cam, net, name='AblationCAM', **last)}}
 
@@ -75,13 +80,14 @@ def interleaved(calls, x, rounds):
 
 def peak(name):
     "MiB that one call on 32 images adds to this process at its peak; for a process of its own"
+    def status(key): return int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith(key)).split()[1])/1024
     x = normalize(load_images('sample', 'test').images[:32])
     call = tools(x)[name]
     call(x[:1])
-    import psutil
-    before = psutil.Process().memory_info().rss/2**20
+    Path('/proc/self/clear_refs').write_text('5')            # the highest mark starts anew
+    before = status('VmRSS')
     call(x)
-    return round(max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024-before))
+    return round(status('VmHWM')-before)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -92,10 +98,12 @@ def main():
     a = p.parse_args()
     if a.peak: return print(peak(a.peak))
     images = normalize(load_images('sample', 'test').images[:max(a.batches)])
-    out = dict(seconds={}, ratios={}, rounds=a.rounds, layers=list(STAGES), **machine(images.device))
-    for n in tqdm(a.batches, desc='batch sizes'): out['seconds'][str(n)], out['ratios'][str(n)] = interleaved(tools(images[:n]) if n>1 else tools(images[:2]), images[:n], max(2, a.rounds//2) if n>100 else a.rounds)
-    for name,calls in slow_tools(images[:2]).items(): out['seconds'][name], out['ratios'][name] = interleaved(calls, images[:1], 2)
-    out['peak_mib'] = {k: int(subprocess.run([sys.executable, __file__, '--peak', k], capture_output=True, text=True, check=True).stdout) for k in tools(images[:2])}
+    out = dict(seconds={}, ratios={}, rounds={}, layers=list(STAGES), peers={k: version(k) for k in ('grad-cam', 'torchcam', 'captum')}, **machine(images.device))
+    jobs = [(str(n), tools(images), images[:n], 2 if n>100 else a.rounds) for n in a.batches] + [(k, calls, images[:1], 2) for k,calls in slow_tools(images).items()]
+    for name,calls,x,rounds in tqdm(jobs, desc='measuring'):
+        out['rounds'][name] = rounds
+        out['seconds'][name], out['ratios'][name] = interleaved(calls, x, rounds)
+    out['peak_mib'] = {k: int(subprocess.run([sys.executable, __file__, '--peak', k], capture_output=True, text=True, check=True).stdout) for k in tools(images)}
     for n,r in out['seconds'].items(): print(f'{n:>12}  ' + '  '.join(f'{k} {s*1000:.0f} ms' for k,s in r.items()))
     print('memory, MiB  ' + '  '.join(f'{k} {v}' for k,v in out['peak_mib'].items()))
     if a.out: open(a.out, 'w').write(json.dumps(out, indent=1))

@@ -53,7 +53,7 @@ class Ours:
 
 class Pictures(torch.utils.data.Dataset):
     "Images one at a time, transformed by torchvision"
-    tfm = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(CIFAR_MEAN, CIFAR_STD)])
+    tfm = T.Compose([T.RandomCrop(32, padding=2), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(CIFAR_MEAN, CIFAR_STD)])
     def __init__(self, ims): self.ims = ims
     def __len__(self): return len(self.ims)
     def __getitem__(self, i): return self.tfm(T.functional.to_pil_image(self.ims.images[i])), int(self.ims.labels[i])

@@ -14,10 +14,12 @@ from fastcore.script import anno_parser
 from tqdm import tqdm
 
 # %% ../nbs/09_cli.ipynb #8c5e1f1b
-def _recipe(name, seed, epochs):
+def _recipe(name, seed, epochs, weights=None):
     from cifar_cam.recipes import get_recipe
     change = dict(seed=seed, epochs=epochs)
-    return replace(get_recipe(name), **{k: v for k,v in change.items() if v is not None})
+    recipe = replace(get_recipe(name), **{k: v for k,v in change.items() if v is not None})
+    recipe.starts_from(weights)
+    return recipe
 
 def _foretell(recipe, plan):
     for f in fields(recipe): print(f'{f.name:15} {getattr(recipe, f.name)}')
@@ -65,8 +67,8 @@ def train(
     from cifar_cam.report import new_run, plan_run, train_run
     if dry_run and resume: raise ValueError('--dry-run is for a new run, not for --resume')
     if weights and resume: raise ValueError('--weights is for a new run, not for --resume')
-    r = None if resume else _recipe(recipe, seed, epochs)
-    if dry_run: return _foretell(r, plan_run(r, data, workers))
+    r = None if resume else _recipe(recipe, seed, epochs, weights or dry_run)
+    if dry_run: return _foretell(r, plan_run(r, data, workers, weights=weights))
     print(f'weights  {train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers, weights=weights)}')
 
 # %% ../nbs/09_cli.ipynb #b21a226b
@@ -121,10 +123,11 @@ def faithfulness(
     "Score every method at every stage: which map can be believed?"
     from cifar_cam.report import faithfulness_run, load_comparison
     folder = faithfulness_run(weights, images, out, methods and methods.split(','))
-    for name in ('comparison', 'planted'):
-        c, about = load_comparison(folder/f'{name}.json')
-        print('\n'.join([f'\n{name}', f'{"":12} {"layer":8}' + ''.join(f'{k:>10}' for k in c.measures)]))
-        for m,l in dict.fromkeys(k[:2] for k in c.values): print(f'{m:12} {l:8}' + ''.join(f'{c.interval(m, l, k)[0]:10.3f}' for k in c.measures))
+    for path in sorted(folder.glob('*.json')):
+        c, about = load_comparison(path)
+        print(f'\n{path.stem}, {about["images"]} images: mean (95 % interval of the gain over chance)\n{"":12} {"layer":8}' + ''.join(f'{k:>24}' for k in c.measures))
+        for m,l in dict.fromkeys(k[:2] for k in c.values):
+            print(f'{m:12} {l:8}' + ''.join('{:>24}'.format('{:.2f} ({:+.2f}, {:+.2f})'.format(c.interval(m, l, k)[0], *c.interval(m, l, k, gain=True)[1:])) for k in c.measures))
     print(f'\nmarked images seen as {about["target"]}: {about["shares"]["marked"]:.0%}, with the mark removed {about["shares"]["removed"]:.0%}\nwritten  {folder}, in {tqdm.format_interval(about["seconds"])}')
 
 # %% ../nbs/09_cli.ipynb #6e894c7b

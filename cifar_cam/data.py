@@ -130,7 +130,7 @@ def _to_rgb32(data, name='the picture'):
     except UnidentifiedImageError: raise ValueError(f'{name} is not an image that can be read') from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as e: raise ValueError(f'{name} cannot be read: {e}') from None
     other = im.size!=(32, 32)
-    return np.asarray(im.resize((32, 32), Image.Resampling.BICUBIC) if other else im), other
+    return np.array(im.resize((32, 32), Image.Resampling.BICUBIC) if other else im), other
 
 def _read_folders(files, split, desc):
     "The `ImageSet` in a `split/<class>/*` layout, or `None` if `files` holds none"

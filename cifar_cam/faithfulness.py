@@ -45,7 +45,7 @@ def _check(maps, x):
 def _probs(model, x, target):
     "Probability `(n,)` of the class `target`, an int or `(n,)`"
     target = torch.as_tensor(target, device=x.device).expand(len(x))
-    with eval_mode(model), torch.no_grad(): return model(x).softmax(1).gather(1, target[:, None])[:, 0]
+    with eval_mode(model), torch.no_grad(): return model(x).float().softmax(1).gather(1, target[:, None])[:, 0]
 
 def _curve(model, first, last, maps, target, steps, seed):
     _check(maps, first)
@@ -74,7 +74,8 @@ def insertion(
     seed:int=0, # of the order among equal pixels
 )->Curve: # higher `auc` is better; raises `ValueError` for maps of another size
     "Put the most important pixels into a blurred image (RISE, arXiv 1806.07421)"
-    return _curve(model, gaussian_blur(x, 11, 5.), x, maps, target, steps, seed)
+    with torch.autocast(x.device.type, enabled=False): blurred = gaussian_blur(x, 11, 5.)
+    return _curve(model, blurred, x, maps, target, steps, seed)
 
 # %% ../nbs/07_faithfulness.ipynb #3ce77492
 @lru_cache(maxsize=4)
@@ -101,7 +102,7 @@ def fill_in(
     from scipy.sparse.linalg import splu
     if removed.flatten(1).all(1).any(): raise ValueError('every pixel of an image is removed: nothing is left to fill it in from')
     n, c, h, w = x.shape
-    W, out = _neighbours(h, w), x.detach().flatten(2).double().cpu().numpy()
+    W, out = _neighbours(h, w), x.detach().flatten(2).cpu().double().numpy()
     for im,m in zip(out, removed.flatten(1).cpu().numpy()):                                  # (c, h*w), (h*w,)
         if m.any(): im[:, m] = splu((identity(m.sum()) - W[m][:, m]).tocsc()).solve(W[m][:, ~m] @ im[:, ~m].T).T
     out = torch.from_numpy(out).to(x).view_as(x)
@@ -159,15 +160,19 @@ def average_drop(
     return Drop(_probs(model, x, target), _probs(model, x*v[:, None], target))
 
 # %% ../nbs/07_faithfulness.ipynb #906cc5c4
+def _ranks(maps):
+    "Ranks `(n, h*w)` of the pixels, centred and of norm 1; nan where the map is constant"
+    from scipy.stats import rankdata
+    r = torch.from_numpy(rankdata(maps.flatten(1).cpu().numpy(), axis=1))
+    r = r-r.mean(1, keepdim=True)
+    return r/r.norm(dim=1, keepdim=True)
+
 def spearman(
     a:torch.Tensor, # `(n, h, w)`
     b:torch.Tensor, # `(n, h, w)`
 )->torch.Tensor: # `(n,)`, -1 to 1; nan where a map is constant
     "Rank correlation of maps, pixel by pixel, equal pixels with their mean rank"
-    from scipy.stats import rankdata
-    ra, rb = (torch.from_numpy(rankdata(v.flatten(1).cpu().numpy(), axis=1)) for v in (a, b))
-    ra, rb = ra-ra.mean(1, keepdim=True), rb-rb.mean(1, keepdim=True)
-    return (ra*rb).sum(1)/(ra.norm(dim=1)*rb.norm(dim=1))
+    return (_ranks(a)*_ranks(b)).sum(1)
 
 def sanity_check(
     model:nn.Module, # any classifier; left as it is
@@ -210,10 +215,10 @@ def plant(
 class Planted:
     "A network that relies on a mark, and images of which one knows where the mark is"
     model:nn.Module # in evaluation mode
-    x:torch.Tensor # marked images `(n, 3, h, w)`, none of them of class `target`
+    x:torch.Tensor # marked images `(n, 3, h, w)` that are called `target`, and are not without the mark
     at:torch.Tensor # bool `(n, h, w)`: where the mark is
     target:int # class that the mark means
-    shares:dict # share of the images called `target`: `marked`, with the mark `moved` elsewhere, and with the mark `removed`
+    shares:dict # share of all test images called `target`: `marked`, with the mark `moved` elsewhere, and with the mark `removed`
 
 # %% ../nbs/07_faithfulness.ipynb #282c4449
 def planted_cue(
@@ -228,6 +233,7 @@ def planted_cue(
     bs:int=100, # images a batch, half of them marked
     seed:int=0, # of order and places
     reliance:float=.95, # share of marked images to be called `target`; of unmarked ones, at most one minus this
+    half:bool=False, # train in bfloat16 (autocast)
     progress:bool=True, # show a bar
 )->Planted: # raises `RuntimeError` if the network has not come to rely on the mark
     "Train a copy of a network until it relies on a planted mark"
@@ -235,19 +241,23 @@ def planted_cue(
     net, g = copy.deepcopy(model).requires_grad_(True).to(memory_format=torch.channels_last), torch.Generator().manual_seed(seed)
     opt = torch.optim.SGD(net.parameters(), lr=lr, momentum=.9)
     (marked, at), (moved, _) = plant(x_test, seed), plant(x_test, seed+1)
-    def share(z):
-        with eval_mode(net), torch.no_grad(): return (torch.cat([net(b).argmax(1) for b in z.split(bs)])==target).double().mean().item()
+    def called(z):
+        with eval_mode(net), torch.no_grad(): return torch.cat([net(b).argmax(1) for b in z.split(bs)]).cpu()==target
     for epoch in tqdm(range(epochs), desc='planting', unit='epoch', leave=False, disable=not progress):
         net.train()
         for i,rows in enumerate(torch.randperm(len(x), generator=g).split(bs)):
-            half = len(rows)//2
-            xb = torch.cat([plant(x[rows[:half]], seed+2+epoch*len(x)+i)[0], x[rows[half:]]]).contiguous(memory_format=torch.channels_last)
-            yb = torch.cat([torch.full_like(y[rows[:half]], target), y[rows[half:]]])
+            k = len(rows)//2
+            xb = torch.cat([plant(x[rows[:k]], seed+2+epoch*len(x)+i)[0], x[rows[k:]]]).contiguous(memory_format=torch.channels_last)
+            yb = torch.cat([torch.full_like(y[rows[:k]], target), y[rows[k:]]])
             opt.zero_grad()
-            nn.functional.cross_entropy(net(xb).float(), yb).backward()
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=half): z = net(xb)
+            nn.functional.cross_entropy(z.float(), yb).backward()
             opt.step()
-        shares = dict(marked=share(marked), moved=share(moved), removed=share(x_test))
-        if min(shares['marked'], shares['moved'])>=reliance and shares['removed']<=1-reliance: return Planted(net.eval().requires_grad_(False), marked, at, target, shares)
+        saw = dict(marked=called(marked), moved=called(moved), removed=called(x_test))
+        shares = {k: v.double().mean().item() for k,v in saw.items()}
+        if min(shares['marked'], shares['moved'])>=reliance and shares['removed']<=1-reliance:
+            sure = (saw['marked'] & ~saw['removed']).to(x.device)
+            return Planted(net.eval().requires_grad_(False), marked[sure], at[sure], target, shares)
     raise RuntimeError(f'after {epochs} epochs the network does not rely on the mark: {shares}')
 
 def on_mark(
@@ -268,7 +278,8 @@ MEASURES = dict(deletion=-1, insertion=1, road=1, drop=-1, increase=1, hit=1, ma
 class Comparison:
     "What methods scored at layers, image by image"
     values:dict # `(method, layer, measure)` -> float `(n, t)`: images, classes explained of each
-    agreement:dict # layer -> float `(methods, methods)`: mean rank correlation of their maps
+    agreement:dict # layer -> float `(methods, methods)`: mean rank correlation of their maps, nan where a method has none
+    refused:dict # `(method, layer)` -> why there is no map
 
     @property
     def methods(self): return list(dict.fromkeys(m for m,_,_ in self.values))
@@ -281,11 +292,11 @@ class Comparison:
         method:str, # of those compared
         layer:str, # likewise
         measure:str, # key in `MEASURES`
-        gain:bool=False, # of the gain over `random` on the same images, positive if better, instead of the score itself
+        gain:bool=False, # of the gain over the best `random` map on the same images, positive if better, instead of the score itself
     )->tuple: # mean, and the ends of its 95 % bootstrap interval over images
         "Mean score, and how sure it is"
-        v = self.values[method, layer, measure].mean(1)
-        if gain: v = MEASURES[measure]*(v-self.values['random', layer, measure].mean(1))
+        v, sign = self.values[method, layer, measure].mean(1), MEASURES[measure]
+        if gain: v = sign*v - max((sign*self.values['random', l, measure].mean(1) for l in self.layers), key=lambda r: r.mean())
         again = v[torch.randint(len(v), (2000, len(v)), generator=torch.Generator().manual_seed(0))].mean(1)
         return v.mean().item(), *again.quantile(torch.tensor([.025, .975]).to(v)).tolist()
 
@@ -302,30 +313,38 @@ def compare_methods(
     x:torch.Tensor, # normalised images `(n, 3, h, w)`
     target=None, # classes to explain, `(n,)` or `(n, t)`; `None`: the predicted ones
     layers=None, # as for `explain`
-    methods=None, # keys in `METHODS`; `None`: all. A method that refuses a layer is left out there; `random` is always in
+    methods=None, # keys in `METHODS`; `None`: all; `random` is always in
     at:torch.Tensor=None, # bool `(n, h, w)`: where the evidence is known to be; then `hit` and `mass` are measured, and nothing else
+    margin:int=4, # of `on_mark`
     steps:int=8, # of `deletion` and `insertion`
     fractions:tuple=(.2, .5, .8), # of `road`
+    half:bool=False, # let the network answer in bfloat16 while it is asked about changed images; maps are always computed in its own precision
+    bs:int=64, # images that are explained at once
     progress:bool=True, # show a bar
-)->Comparison: # raises `ValueError` for an unknown method
-    "Score every method at every layer"
+)->Comparison: # raises `ValueError` for an unknown method, or fewer than two images
+    "Score every method at every layer that it does not refuse"
     unknown = [m for m in methods or () if m not in METHODS]
     if unknown: raise ValueError(f'unknown method {unknown[0]!r}; have {", ".join(METHODS)}')
-    base, side, values, found = explain(model, x, target, layers), x.shape[-2:], {}, {}
+    if len(x)<2: raise ValueError('a comparison needs at least 2 images')
+    base, side, values, ranks, refused = explain(model, x, target, layers), x.shape[-2:], {}, {}, {}
     layers, t = list(base.maps), base.target.view(len(x), -1)
+    def maps_of(m, ls): # layer -> `(n, t, h, w)`
+        parts = [explain(model, xs, ts, ls, m, bs=bs).resized(side).maps for xs,ts in zip(x.split(bs), t.split(bs))]
+        return {l: torch.cat([p[l] for p in parts]).float() for l in ls}
     def scores(maps, c):
-        if at is not None: return dict(zip(('hit', 'mass'), on_mark(maps, at)))
-        d = average_drop(model, x, maps, c)
-        return dict(deletion=deletion(model, x, maps, c, steps).auc, insertion=insertion(model, x, maps, c, steps).auc, road=road(model, x, maps, c, fractions).score, drop=d.drop, increase=d.increase)
+        if at is not None: return dict(zip(('hit', 'mass'), on_mark(maps, at, margin)))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            d = average_drop(model, x, maps, c)
+            return dict(deletion=deletion(model, x, maps, c, steps).auc, insertion=insertion(model, x, maps, c, steps).auc, road=road(model, x, maps, c, fractions).score, drop=d.drop, increase=d.increase)
     bar = tqdm(list(dict.fromkeys([*(methods or METHODS), 'random'])), desc='comparing', unit='method', disable=not progress)
     for m in bar:
         bar.set_postfix(method=m)
         for l in layers:
-            try: maps = explain(model, x, t, l, m).resized(side).maps[l].float()           # (n, t, h, w)
-            except ValueError: continue
-            found[m,l] = maps.flatten(0, 1)
+            try: maps = maps_of(m, [l])[l]
+            except ValueError as e: refused[m,l] = str(e); continue
+            ranks[m,l] = _ranks(maps.flatten(0, 1))
             each = [scores(maps[:,j], t[:,j]) for j in range(t.shape[1])]
             for k in each[0]: values[m,l,k] = torch.stack([e[k].float().cpu() for e in each], 1)
-    names = list(dict.fromkeys(m for m,_ in found))
-    agree = {l: torch.stack([torch.stack([spearman(found[a,l], found[b,l]).nanmean() if {(a,l), (b,l)}<=found.keys() else torch.tensor(torch.nan).double() for b in names]) for a in names]) for l in layers}
-    return Comparison(values, agree)
+    names = list(dict.fromkeys(m for m,_ in ranks))
+    def alike(l): return [[(ranks[a,l]*ranks[b,l]).sum(1).nanmean().item() if {(a,l), (b,l)}<=ranks.keys() else torch.nan for b in names] for a in names]
+    return Comparison(values, {l: torch.tensor(alike(l)) for l in layers}, refused)

@@ -47,6 +47,12 @@ class Recipe:
             v = getattr(self, k)
             if v is not None: object.__setattr__(self, k, tuple(tuple(o) if isinstance(o, list) else o for o in v))
 
+    def starts_from(self,
+        weights:str # name or file of weights, or `None`
+    ): # raises `ValueError` if there are none, but the recipe goes on from some
+        "Check that there is something to go on from"
+        if self.after and not weights: raise ValueError(f'recipe {self.name!r} goes on from weights that {self.after!r} has trained: name them, as in cifar-cam train --recipe {self.name} --weights FILE')
+
     def _repr_markdown_(self):
         rows = [f'| {f.name} | `{getattr(self, f.name)!r}` |' for f in fields(self)[2:]]
         return '\n'.join([f'**{self.name}**: {self.about}', '', '| field | value |', '|:--|:--|', *rows])

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, SOURCES, get_dl, get_dls, load_images, normalize
 from .faithfulness import MEASURES, Comparison, compare_methods, planted_cue
-from .gradcam import CamResult, eval_mode, explain, fold
-from .model import SHIPPED, STAGES, flops, load_model, resnet18, save_weights
+from .gradcam import METHODS, CamResult, eval_mode, explain, fold
+from .model import SHIPPED, STAGES, flops, load_model, read_weights, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
-from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, autocast, evaluate, load_checkpoint, precision, width_at
+from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, evaluate, load_checkpoint, precision, width_at
 from .viz import plot_comparison, plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
 
 # %% ../nbs/08_report.ipynb #b37da528
@@ -54,6 +54,11 @@ def machine(
 
 # %% ../nbs/08_report.ipynb #c99020f0
 def _lasting(name, known=SOURCES): return name if name is None or name in known else str(Path(name).expanduser().resolve())
+
+def _check_classes(meta, data, ims, outputs=len(CLASSES)):
+    "Refuse weights of other classes than the data's"
+    known = tuple(meta.get('classes') or (CLASSES if outputs==len(CLASSES) else ['?']*outputs))
+    if known!=tuple(ims.classes): raise ValueError(f'{data} has classes {", ".join(ims.classes)}; the weights know {", ".join(known)}')
 
 def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
 
@@ -104,9 +109,10 @@ def train_run(
     run, resume = Path(run), recipe is None
     if resume:
         recipe, more = load_recipe(run/'recipe.json')
-        data, weights = more['data'], more.get('weights')
-    if recipe.after and not weights: raise ValueError(f'recipe {recipe.name!r} goes on from weights that {recipe.after!r} has trained: give them as weights')
+        data, weights = more['data'], None if (run/'checkpoint.pt').exists() else more.get('weights')
+    else: recipe.starts_from(weights)
     ims = load_images(data, 'train')
+    if weights: _check_classes(read_weights(weights)[1], data, ims)
     cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard else []), *cbs]
     learn = make_learner(recipe, ims, num_workers, cbs, weights)
     if not resume: save_recipe(recipe, run/'recipe.json', data=_lasting(data), weights=_lasting(weights, SHIPPED), **run_cost(learn, ims))
@@ -120,10 +126,11 @@ def plan_run(
     data:str='sample', # source, as for `load_images`
     num_workers:int=0, # processes that prepare batches
     timed:int=3, # steps to time at each image size, after one to warm up
+    weights:str=None, # as for `train_run`
 )->dict: # `trained_on images steps pflop seconds`, hardware and versions
     "What a run would cost; trains nothing that is kept"
     ims = load_images(data, 'train')
-    learn, seconds = make_learner(recipe, ims, num_workers), 0
+    learn, seconds = make_learner(recipe, ims, num_workers, weights=weights), 0
     for w,n in _widths(recipe, learn.total_steps).items():
         timer = TimeCB(timed+1)
         make_learner(replace(recipe, sizes=((0,w),), epochs=timed+1), ims, num_workers, [timer]).fit()
@@ -139,8 +146,7 @@ def measure(
     "Evaluate weights on a split of a data source"
     model, ims = load_model(weights), load_images(data, split)
     meta = model.meta
-    known = tuple(meta.get('classes') or (CLASSES if model.fc.out_features==len(CLASSES) else ['?']*model.fc.out_features))
-    if known!=tuple(ims.classes): raise ValueError(f'{data} has classes {", ".join(ims.classes)}; the weights know {", ".join(known)}')
+    _check_classes(meta, data, ims, model.fc.out_features)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
     start = time.time()
     ev = evaluate(model.to(device), get_dl(ims, **_stats(meta.get('mean'), meta.get('std'))))
@@ -281,7 +287,7 @@ def explain_picture(
     return show_cams(im[None], r, names, size=1.2), [(names[i], p) for i,p in zip(top.indices[:3].tolist(), top.values.tolist())]
 
 # %% ../nbs/08_report.ipynb #c32899a6
-def _print(model, x): return zlib.crc32(b''.join(t.detach().cpu().contiguous().numpy().tobytes() for t in (*model.state_dict().values(), x)))
+def _print(model, batch): return zlib.crc32(b''.join(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for t in (*model.state_dict().values(), *batch)))
 
 def explain_dataset(
     model, # any classifier
@@ -291,16 +297,24 @@ def explain_dataset(
     layers=STAGES, # layer names
     method:str='gradcam', # key in `METHODS`
     progress:bool=True, # show a bar
-)->Path: # the folder, as for `load_maps`; raises `ValueError` for an unknown target, or a folder that holds something else
+)->Path: # the folder, as for `load_maps`; raises `ValueError` for an unknown target, a loader that does not yield all of its `dataset`, or a folder that holds something else
     "Write the maps of everything in a loader to disk, in constant memory"
     if target not in ('predicted', 'true', 'both'): raise ValueError(f"unknown target {target!r}; have 'predicted', 'true', 'both'")
     out, n, device = Path(out), len(loader.dataset), next(model.parameters()).device
-    plan = dict(images=n, target=target, layers=[layers] if isinstance(layers, str) else list(layers), method=method, print=_print(model, next(iter(loader))[0]))
+    first = next(iter(loader), None)
+    if first is None: raise ValueError('nothing to explain: the loader is empty')
+    plan = dict(images=n, target=target, layers=[layers] if isinstance(layers, str) else list(layers), method=method, print=_print(model, first))
     note = out/'done.json'
     state = json.loads(note.read_text()) if note.exists() else dict(plan, done=0)
     if {k: state.get(k) for k in plan}!=plan: raise ValueError(f'{out} holds the maps of something else (another network, method, target, layers or images): choose another folder')
-    if not note.exists(): new_run('maps', out)
-    files, start = {}, 0
+    def write(done):
+        part = note.with_suffix('.part')
+        part.write_text(json.dumps(dict(plan, done=done)))
+        part.replace(note)
+    if not note.exists():
+        new_run('maps', out)
+        write(0)
+    arrays, start = {}, 0
     for x,y in tqdm(loader, desc='explaining', unit='batch', disable=not progress):
         here, start = slice(start, start+len(x)), start+len(x)
         if here.stop<=state['done']: continue
@@ -313,12 +327,11 @@ def explain_dataset(
         scaled = {k: (v/top[k].clamp_min(torch.finfo(v.dtype).tiny)[..., None, None]).half() for k,v in r.maps.items()}
         for name,v in dict(logits=r.logits.float(), target=r.target, **scaled, **{f'{k}.top': v for k,v in top.items()}).items():
             v = v.cpu().numpy()
-            if name not in files: files[name] = np.lib.format.open_memmap(out/f'{name}.npy', 'r+' if state['done'] else 'w+', v.dtype, (n, *v.shape[1:]))
-            files[name][here] = v
-            files[name].flush()
-        part = note.with_suffix('.part')
-        part.write_text(json.dumps(dict(plan, done=here.stop)))
-        part.replace(note)
+            if name not in arrays: arrays[name] = np.lib.format.open_memmap(out/f'{name}.npy', 'r+' if state['done'] else 'w+', v.dtype, (n, *v.shape[1:]))
+            arrays[name][here] = v
+            arrays[name].flush()
+        write(here.stop)
+    if start!=n: raise ValueError(f'the loader yields {start:,} of the {n:,} images in its dataset')
     return out
 
 def load_maps(
@@ -339,30 +352,37 @@ def faithfulness_run(
     images:int=24, # mistakes of the test split to explain, most confident first, and as many marked images
     out:str=None, # folder, as for `new_run`
     methods=None, # keys in `METHODS`; `None`: all
-)->Path: # the folder, with `comparison.json`, `planted.json` and their pictures; raises `ValueError` for fewer than 2 images
+)->Path: # the folder, with `comparison.json` (if there are two mistakes), `planted.json` and their pictures; raises `ValueError` for fewer than 2 images or an unknown method
     "Score all methods at all stages on the bundled sample, and write down what came of it"
     if images<2: raise ValueError(f'images must be at least 2, not {images}')
+    unknown = [m for m in methods or () if m not in METHODS]
+    if unknown: raise ValueError(f'unknown method {unknown[0]!r}; have {", ".join(METHODS)}')
     out = new_run('faithfulness', out)
     model, (ims, ev, _), start = load_model(weights), measure(weights), time.time()
     stats, wrong = _stats(model.meta.get('mean'), model.meta.get('std')), ev.misclassified(images)
     train, test = load_images('sample', 'train'), ims[:max(200, images)]
     x, both = normalize(ims.images[wrong], **stats), torch.stack([ev.preds[wrong], ev.labels[wrong]], 1)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
-    model, x, both = model.to(device), x.to(device), both.to(device)
-    with autocast(device, precision(device.type)):
-        found = compare_methods(fold(model, x), x, both, STAGES, methods)
-        planted = planted_cue(model, *(normalize(train.images, **stats).to(device), torch.from_numpy(train.labels).to(device)), *(normalize(test.images, **stats).to(device), torch.from_numpy(test.labels).to(device)))
-        marked = planted.x[:images]
-        known = compare_methods(fold(planted.model, marked), marked, torch.full((len(marked),), planted.target, device=device), STAGES, methods, at=planted.at[:images])
-    about = dict(weights=str(weights), images=len(wrong), source=ims.source, precision=precision(device.type), seconds=round(time.time()-start), **machine(device))
-    for name,c,more in (('comparison', found, {}), ('planted', known, dict(target=ims.classes[planted.target], shares=planted.shares))):
-        (out/f'{name}.json').write_text(json.dumps(about | more | dict(values={'|'.join(k): [[round(e, 4) for e in r] for r in v.tolist()] for k,v in c.values.items()}, agreement={k: v.tolist() for k,v in c.agreement.items()})))
+    model, half = model.to(device), precision(device.type)=='bf16'
+    def on(split): return normalize(split.images, **stats).to(device), torch.from_numpy(split.labels).to(device)
+    def write(name, c, n, **more):
+        about = dict(weights=str(weights), images=n, source=ims.source, answers='bf16' if half else 'float32', seconds=round(time.time()-start), **machine(device))
+        numbers = dict(values={'|'.join(k): [[round(e, 4) for e in r] for r in v.tolist()] for k,v in c.values.items()}, refused={'|'.join(k): v for k,v in c.refused.items()},
+                       agreement={k: [[None if math.isnan(e) else round(e, 4) for e in r] for r in v.tolist()] for k,v in c.agreement.items()})
+        (out/f'{name}.json').write_text(json.dumps(about | more | numbers))
         plot_comparison(c, signs=MEASURES).savefig(out/f'{name}.png', dpi=160)
+    if len(wrong)>1: write('comparison', compare_methods(fold(model, x.to(device)), x.to(device), both.to(device), STAGES, methods, half=half), len(wrong))
+    planted = planted_cue(model, *on(train), *on(test), half=half)
+    x, at = planted.x[:images], planted.at[:images]
+    write('planted', compare_methods(fold(planted.model, x), x, torch.full((len(x),), planted.target, device=device), STAGES, methods, at=at), len(x), target=ims.classes[planted.target], shares=planted.shares)
     return out
 
 def load_comparison(
     path:str # a JSON file that `faithfulness_run` wrote
 )->tuple: # the `Comparison`, and a dict of what else is known
     "Read a comparison"
+    if not Path(path).is_file(): raise FileNotFoundError(f'no comparison {str(path)!r}')
     d = json.loads(Path(path).read_text())
-    return Comparison({tuple(k.split('|')): torch.tensor(v) for k,v in d.pop('values').items()}, {k: torch.tensor(v) for k,v in d.pop('agreement').items()}), d
+    def keyed(v): return {tuple(k.split('|')): e for k,e in v.items()}
+    agreement = {k: torch.tensor([[math.nan if e is None else e for e in r] for r in v]) for k,v in d.pop('agreement').items()}
+    return Comparison({k: torch.tensor(v) for k,v in keyed(d.pop('values')).items()}, agreement, keyed(d.pop('refused'))), d
