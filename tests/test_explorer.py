@@ -1,5 +1,6 @@
 "The explorer in a real browser"
-import base64, io, shutil
+import base64, io, json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,3 +43,87 @@ def test_static_page_steps_without_kernel_and_network(app, browser, tmp_path):
         act()
         assert caption()!=before
     assert 'seen as such' in caption() and said==[]
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
+
+def wait_for(url, process, seconds=60):
+    for _ in range(seconds*5):
+        assert process.poll() is None, 'the server has ended'
+        try: return urllib.request.urlopen(url, timeout=5).status
+        except urllib.error.HTTPError as e: return e.code
+        except OSError: time.sleep(.2)
+    raise TimeoutError(url)
+
+def steps(page, folder):
+    "Next, a layer, a filter, a confusion cell: each changes what is seen"
+    page.wait_for_selector('.cc-large[src^="blob:"]', timeout=120_000)
+    seen = lambda: (page.inner_text('.cc-caption'), page.evaluate("async () => { const b = await (await fetch(document.querySelector('.cc-large').src)).arrayBuffer(); return [...new Uint8Array(await crypto.subtle.digest('SHA-256', b))].join() }"))
+    def act(do, caption=True):
+        before = seen()
+        do()
+        for _ in range(200):
+            after = seen()
+            if after[1]!=before[1] and (after[0]!=before[0])==caption: return
+            page.wait_for_timeout(50)
+        raise AssertionError(f'nothing has changed: {before[0]}')
+    act(lambda: page.click('.cc-next'))
+    act(lambda: page.click('.cc-layer button:has-text("layer2")'), caption=False)
+    act(lambda: page.select_option('.cc-show select', 'mistakes'))
+    page.click('.jp-Collapse-header:has-text("confusion matrix")')
+    act(lambda: page.click('.cc-cell[title^="cat taken for dog"]'))
+    assert 'cat' in seen()[0] and 'seen as dog' in seen()[0]
+    page.screenshot(path=folder/'explorer.png', full_page=True)
+
+@pytest.fixture
+def screenshots(request):
+    d = Path(os.environ.get('CIFAR_CAM_SCREENSHOTS', '') or request.getfixturevalue('tmp_path'))/request.node.name
+    d.mkdir(parents=True, exist_ok=True)
+    return d
+
+def heard(page):
+    said = []
+    page.on('pageerror', lambda e: said.append(str(e)))
+    page.on('console', lambda m: said.append(m.text) if m.type=='error' else None)
+    return said
+
+def test_explore_serves_a_web_application_and_stops(browser, screenshots, tmp_path):
+    port = free_port()
+    with subprocess.Popen([Path(sys.executable).with_name('cifar-cam'), 'explore', '--no-browser', '--port', str(port)], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as server:
+        try:
+            wait_for(f'http://127.0.0.1:{port}/static/', server)
+            page = browser.new_page(viewport=dict(width=1100, height=900))
+            said = heard(page)
+            page.route(lambda url: '127.0.0.1' not in url and not url.startswith(('data:', 'blob:')), lambda r: r.abort())
+            page.goto(f'http://127.0.0.1:{port}', timeout=180_000)
+            steps(page, screenshots)
+        finally: os.killpg(server.pid, 2)                      # Ctrl-C
+        assert server.wait(30)==0 and 'Traceback' not in server.stderr.read()
+    assert [s for s in said if 'font-awesome' not in s and 'ERR_FAILED' not in s]==[]
+
+def test_jupyterlab_runs_the_explorer(browser, screenshots, tmp_path):
+    from fastcore.nbio import mk_cell, new_nb, write_nb
+    write_nb(new_nb([mk_cell('from cifar_cam.explorer import Explorer\nExplorer()')], dict(kernelspec=dict(name='python3', language='python', display_name='Python 3'))), tmp_path/'live.ipynb')
+    port, settings = free_port(), tmp_path/'settings'/'@jupyterlab'/'apputils-extension'
+    settings.mkdir(parents=True)
+    (settings/'notification.jupyterlab-settings').write_text(json.dumps(dict(fetchNews='false', checkForUpdates=False)))
+    env = os.environ | {k: str(tmp_path/k) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')} | dict(JUPYTERLAB_SETTINGS_DIR=str(tmp_path/'settings'))
+    cmd = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=TOK',
+           f'--ServerApp.root_dir={tmp_path}', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly']
+    with subprocess.Popen(cmd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_for(f'http://127.0.0.1:{port}/api/status?token=TOK', server)
+            page = browser.new_page(viewport=dict(width=1300, height=1200))
+            said = heard(page)
+            page.goto(f'http://127.0.0.1:{port}/lab/tree/live.ipynb?reset&token=TOK')
+            page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=90_000)
+            page.evaluate('''async () => { const z = ms => new Promise(r => setTimeout(r, ms))
+                while (!window.jupyterapp?.shell?.currentWidget?.sessionContext) await z(50)
+                const c = jupyterapp.shell.currentWidget.sessionContext; await c.ready
+                while (!(c.session?.kernel?.connectionStatus === 'connected' && c.session.kernel.status === 'idle')) await z(50) }''')
+            page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+            steps(page, screenshots)
+        finally:
+            urllib.request.urlopen(urllib.request.Request(f'http://127.0.0.1:{port}/api/shutdown', method='POST', headers=dict(Authorization='token TOK')))
+            server.wait(30)
+    assert said==[]
