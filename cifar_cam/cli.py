@@ -131,7 +131,7 @@ def report(
 # %% ../nbs/09_cli.ipynb #25f8e2d4
 def faithfulness(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
-    images:int=24, # how many mistakes to explain, and how many marked images, at least 2
+    images:int=16, # how many mistakes to explain, and how many marked images, at least 2
     methods:str=None, # methods, with commas: gradcam,layercam (default: all)
     out:str=None, # folder for tables and pictures; must be new or empty (default: the next free one in runs/)
 ):

@@ -349,7 +349,7 @@ def load_maps(
 # %% ../nbs/08_report.ipynb #9f7afb42
 def faithfulness_run(
     weights:str='cifar10', # a name or file, as for `load_model`
-    images:int=24, # mistakes of the test split to explain, most confident first, and as many marked images
+    images:int=16, # mistakes of the test split to explain, most confident first, and as many marked images
     out:str=None, # folder, as for `new_run`
     methods=None, # keys in `METHODS`; `None`: all
 )->Path: # the folder, with `comparison.json` (if there are two mistakes), `planted.json` and their pictures; raises `ValueError` for fewer than 2 images or an unknown method
