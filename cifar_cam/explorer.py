@@ -187,7 +187,7 @@ def _controls(self:Explorer, W):
     counts = Counter(zip(self.ims.labels.tolist(), self.logits.argmax(1).tolist()))
     def cell(t, p): return button(str(counts[t,p] or ''), f'{classes[t]} taken for {classes[p]}: {counts[t,p]}', lambda _: self._choose(cell=(classes[t], classes[p])), button_style='success' if t==p else 'warning' if counts[t,p] else '')
     self.cells = {(classes[t], classes[p]): cell(t, p) for t in range(len(classes)) for p in range(len(classes))}
-    for name,ws in (('cc-cell', self.cells.values()), ('cc-next', [self.next]), ('cc-prev', [self.prev]), ('cc-large', [self.picture]), ('cc-caption', [self.caption]), ('cc-layer', [self.layer]), ('cc-show', [self.show])):
+    for name,ws in (('cc-cell', self.cells.values()), ('cc-next', [self.next]), ('cc-prev', [self.prev]), ('cc-large', [self.picture]), ('cc-caption', [self.caption]), ('cc-layer', [self.layer]), ('cc-show', [self.show]), ('cc-target', [self.target])):
         for w in ws: w.add_class(name)
 
 # %% ../nbs/05_explorer.ipynb #c806c544

@@ -99,3 +99,17 @@ def test_a_second_cycle_starts_from_weights(tmp_path):
     assert json.loads((tmp_path/'second'/'recipe.json').read_text())['weights']=='cifar10'
     r = cifar_cam('train', '--recipe', 'best', cwd=tmp_path)
     assert (r.returncode, "weights that 'fast' has trained" in r.stderr, 'Traceback' in r.stderr)==(2, True, False)
+
+def test_faithfulness_scores_methods_at_stages_and_against_a_planted_mark(tmp_path):
+    from cifar_cam.report import load_comparison
+    r = cifar_cam('faithfulness', '--images', 4, '--methods', 'gradcam,cam', '--out', tmp_path/'run', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    assert {p.name for p in (tmp_path/'run').iterdir()}=={'comparison.json', 'comparison.png', 'planted.json', 'planted.png'}
+    c, about = load_comparison(tmp_path/'run'/'comparison.json')
+    assert (c.methods, c.layers, about['images'])==(['gradcam', 'cam', 'random'], ['layer1', 'layer2', 'layer3', 'layer4'], 4)
+    assert set(c.refused)=={('cam', l) for l in ('layer1', 'layer2', 'layer3')}
+    planted, about = load_comparison(tmp_path/'run'/'planted.json')
+    assert about['shares']['marked']>=.95 and about['shares']['removed']<=.05 and planted.measures==['hit', 'mass']
+    assert 'gradcam      layer4' in r.stdout and f'seen as {about["target"]}' in r.stdout
+    wrong = cifar_cam('faithfulness', '--methods', 'lime', cwd=tmp_path)
+    assert (wrong.returncode, "unknown method 'lime'" in wrong.stderr, (tmp_path/'runs').exists())==(2, True, False)

@@ -1,0 +1,74 @@
+"""How long from a click to the new picture, in Chromium on this machine
+
+    python benchmarks/explorer.py [--steps 40] [--out FILE.json]
+
+The web application of `cifar-cam explore`, clicked through with pauses in which the next image is computed ahead; then for classes that
+nobody has asked for yet; then the page that needs no server. A time runs from the click to the moment the new large picture is
+loaded (static: drawn and shown). Median and 95th percentile, in milliseconds.
+"""
+import argparse, json, shutil, socket, statistics, subprocess, sys, tempfile, time, urllib.error, urllib.request
+from pathlib import Path
+
+import numpy as np
+import torch
+from playwright.sync_api import sync_playwright
+from tqdm.auto import tqdm
+
+from cifar_cam.report import machine
+
+CLICK = '''async ([what, value]) => {
+    const img = document.querySelector('.cc-large'), control = document.querySelector(what), start = performance.now()
+    const loaded = new Promise(done => img.addEventListener('load', done, { once: true }))
+    if (value === null) control.click(); else { control.value = value; control.dispatchEvent(new Event('change', { bubbles: true })) }
+    await loaded
+    return performance.now() - start }'''
+STATIC = '''async () => {
+    const start = performance.now()
+    document.getElementById('next').click()
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))
+    return performance.now() - start }'''
+
+def told(times): return dict(median=round(statistics.median(times)), p95=round(float(np.quantile(times, .95))))
+
+def live(browser, steps):
+    with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
+    with subprocess.Popen([Path(sys.executable).with_name('cifar-cam'), 'explore', '--no-browser', '--port', str(port)], stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(300):
+                try: urllib.request.urlopen(f'http://127.0.0.1:{port}/static/', timeout=5); break
+                except urllib.error.HTTPError: break
+                except OSError: time.sleep(.2)
+            page = browser.new_page()
+            page.goto(f'http://127.0.0.1:{port}', timeout=180_000)
+            page.wait_for_selector('.cc-large[src^="blob:"]', timeout=180_000)
+            ahead, other, classes = [], [], page.eval_on_selector_all('.cc-target option', 'os => os.map(o => o.value)')[3:]
+            for _ in tqdm(range(steps), desc='computed ahead'):
+                page.wait_for_timeout(900)
+                ahead.append(page.evaluate(CLICK, ['.cc-next', None]))
+            for i in tqdm(range(steps), desc='not computed yet'):
+                page.wait_for_timeout(900)
+                if i%8==0: page.evaluate(CLICK, ['.cc-next', None]); page.wait_for_timeout(900)
+                other.append(page.evaluate(CLICK, ['.cc-target select', classes[i%8]]))
+        finally: server.terminate()
+    return dict(computed_ahead=told(ahead), not_computed_yet=told(other))
+
+def static(browser, steps):
+    with tempfile.TemporaryDirectory() as d:
+        subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'explore', '--html', f'{d}/page.html'], check=True, capture_output=True)
+        page = browser.new_page()
+        page.goto(f'file://{d}/page.html')
+        return dict(static=told([page.evaluate(STATIC) for _ in range(steps)]), static_page_bytes=Path(f'{d}/page.html').stat().st_size)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--steps', type=int, default=40, help='clicks of each kind')
+    p.add_argument('--out', help='file for the figures, as JSON')
+    a = p.parse_args()
+    with sync_playwright() as pw:
+        browser = pw.chromium.launch(executable_path=shutil.which('chromium') or shutil.which('google-chrome'), args=['--no-sandbox'])
+        out = static(browser, a.steps) | live(browser, a.steps) | dict(steps=a.steps, browser=browser.version, **machine(torch.device('cpu')))
+        browser.close()
+    for k,v in out.items(): print(f'{k:20} {v}')
+    if a.out: Path(a.out).write_text(json.dumps(out, indent=1))
+
+if __name__=='__main__': main()
