@@ -273,7 +273,9 @@ def widget(self:Explorer)->'ipywidgets.Widget': # a box
     def row(*ws): return W.Box(ws, layout=W.Layout(flex_flow='row wrap', align_items='center'))
     def column(title, *ws): return W.VBox([W.HTML(f'<small>{title}</small>'), *ws])
     classes = self.ims.classes
-    matrix = W.VBox([W.HTML('<small>rows: true class, columns: taken for, in the same order</small>'), *(W.HBox([*(self.cells[t,p] for p in classes), W.Label(t)]) for t in classes)])
+    heads = [W.Label(p[:3]) for p in classes]
+    for w in heads: w.add_class('cc-cell')
+    matrix = W.VBox([W.HTML('<small>rows: true class, columns: taken for</small>'), W.HBox(heads), *(W.HBox([*(self.cells[t,p] for p in classes), W.Label(t)]) for t in classes)])
     more = W.Accordion([matrix, row(self.cmap, self.shared, self.upload)], titles=['confusion matrix: click a cell to see its images', 'colours, scale, your own picture'])
     self._widget = W.VBox([W.HTML(_STYLE), row(self.prev, self.next, self.index, self.play), row(self.show, self.cls, self.order, self.number), self.thumbs, self.caption,
         row(self.target, self.method, self.alpha), self.layer, row(self.picture, self.probs), row(*(column(k, w) for k,w in self.panels.items())), self.about, more])

@@ -70,7 +70,7 @@ def steps(page, folder):
     act(lambda: page.click('.cc-next'))
     act(lambda: page.click('.cc-layer button:has-text("layer2")'), caption=False)
     act(lambda: page.select_option('.cc-show select', 'mistakes'))
-    page.click('.jp-Collapse-header:has-text("confusion matrix")')
+    page.get_by_text('confusion matrix:').click()
     act(lambda: page.click('.cc-cell[title^="cat taken for dog"]'))
     assert 'cat' in seen()[0] and 'seen as dog' in seen()[0]
     page.screenshot(path=folder/'explorer.png', full_page=True)
