@@ -127,3 +127,18 @@ def test_jupyterlab_runs_the_explorer(browser, screenshots, tmp_path):
             urllib.request.urlopen(urllib.request.Request(f'http://127.0.0.1:{port}/api/shutdown', method='POST', headers=dict(Authorization='token TOK')))
             server.wait(30)
     assert said==[]
+
+def test_a_thousand_moves_leave_memory_and_model_as_they_were():
+    import random
+    import psutil
+    from cifar_cam.data import load_images
+    from cifar_cam.explorer import TARGETS, Explorer
+    app, dice = Explorer(None, load_images('sample', 'test')[:60], keep=32), random.Random(0)
+    app.widget
+    moves = [lambda: app.next.click(), lambda: app._step(dice.randrange(60)), lambda: setattr(app.layer, 'value', dice.choice(app.layers)), lambda: setattr(app.target, 'value', dice.choice(TARGETS)),
+             lambda: setattr(app.show, 'value', dice.choice(['all', 'correct'])), lambda: setattr(app.method, 'value', dice.choice(['gradcam', 'layercam', 'hirescam'])), lambda: setattr(app.alpha, 'value', dice.random())]
+    for i in range(1001):
+        dice.choice(moves)()
+        if i==200: before = psutil.Process().memory_info().rss
+    assert (psutil.Process().memory_info().rss-before)/2**20 < 50
+    assert len(app._kept)==32 and not [m for m in app.model.modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
