@@ -45,7 +45,7 @@ def by_grad_cam(model, x, name='GradCAM', layers=STAGES):
     for l in layers:
         with contextlib.redirect_stderr(io.StringIO()), getattr(pytorch_grad_cam, name)(model, [model.get_submodule(l)]) as cam:
             cam.batch_size = 64
-            out.append(cam(x))
+            out.append(cam(x, None))
     return out
 
 def forward(model, x):
