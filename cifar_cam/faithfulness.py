@@ -243,7 +243,7 @@ def planted_cue(
     (marked, at), (moved, _) = plant(x_test, seed), plant(x_test, seed+1)
     def called(z):
         with eval_mode(net), torch.no_grad(): return torch.cat([net(b).argmax(1) for b in z.split(bs)]).cpu()==target
-    for epoch in tqdm(range(epochs), desc='planting', unit='epoch', leave=False, disable=not progress):
+    for epoch in tqdm(range(epochs), desc='planting', unit='epoch', leave=False, **{} if progress else dict(disable=True)):
         net.train()
         for i,rows in enumerate(torch.randperm(len(x), generator=g).split(bs)):
             k = len(rows)//2
@@ -336,7 +336,7 @@ def compare_methods(
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             d = average_drop(model, x, maps, c)
             return dict(deletion=deletion(model, x, maps, c, steps).auc, insertion=insertion(model, x, maps, c, steps).auc, road=road(model, x, maps, c, fractions).score, drop=d.drop, increase=d.increase)
-    bar = tqdm(list(dict.fromkeys([*(methods or METHODS), 'random'])), desc='comparing', unit='method', disable=not progress)
+    bar = tqdm(list(dict.fromkeys([*(methods or METHODS), 'random'])), desc='comparing', unit='method', **{} if progress else dict(disable=True))
     for m in bar:
         bar.set_postfix(method=m)
         for l in layers:

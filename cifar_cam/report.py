@@ -315,7 +315,7 @@ def explain_dataset(
         new_run('maps', out)
         write(0)
     arrays, start = {}, 0
-    for x,y in tqdm(loader, desc='explaining', unit='batch', disable=not progress):
+    for x,y in tqdm(loader, desc='explaining', unit='batch', **{} if progress else dict(disable=True)):
         here, start = slice(start, start+len(x)), start+len(x)
         if here.stop<=state['done']: continue
         x = x.to(device)

@@ -418,7 +418,7 @@ def evaluate(
     model.eval()
     try:
         with torch.inference_mode():
-            for xb,yb in tqdm(dl, desc='evaluating', unit='batch', leave=False, disable=not progress):
+            for xb,yb in tqdm(dl, desc='evaluating', unit='batch', leave=False, **{} if progress else dict(disable=True)):
                 logits.append(model(xb.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
                 labels.append(yb)
     finally:
