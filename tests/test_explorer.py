@@ -28,14 +28,14 @@ def test_static_page_steps_without_kernel_and_network(app, browser, tmp_path):
     page.on('pageerror', lambda e: said.append(str(e)))
     page.goto(path.as_uri())
     assert not page.evaluate('document.documentElement.scrollWidth > innerWidth')
-    first = int(app.positions('mistakes')[0])
+    first = int(app.positions('mistakes', order='confidence')[0])
     for target in ('predicted', 'true'):
         page.click(f'[data-target={target}]')
         for layer in app.layers:
             page.click(f'[data-layer={layer}]')
             png = page.evaluate("document.querySelector('#large canvas').toDataURL()").split(',')[1]
             shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')).astype(int)
-            diff = np.abs(shown-app.view(first, target, layer).overlay)
+            diff = np.abs(shown-app.view(first, target, layer).large)
             assert diff.max()<=4 and (diff>1).mean()<1e-3              # 16 bits a pixel and rounded colours; see viz
     caption = lambda: page.inner_text('#caption')
     for act in (lambda: page.click('#next'), lambda: page.keyboard.press('ArrowRight'), lambda: page.keyboard.press('ArrowUp'), lambda: page.keyboard.press('t'), lambda: page.select_option('#filter', 'right')):
@@ -139,6 +139,7 @@ def test_a_thousand_moves_leave_memory_and_model_as_they_were():
              lambda: setattr(app.show, 'value', dice.choice(['all', 'correct'])), lambda: setattr(app.method, 'value', dice.choice(['gradcam', 'layercam', 'hirescam'])), lambda: setattr(app.alpha, 'value', dice.random())]
     for i in range(1001):
         dice.choice(moves)()
+        app.draw()
         if i==200: before = psutil.Process().memory_info().rss
     assert (psutil.Process().memory_info().rss-before)/2**20 < 50
     assert len(app._kept)==32 and not [m for m in app.model.modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
