@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'SPLITS', 'SOURCES', 'ASSETS', 'IMAGE_TYPES', 'MOST_PIXELS', 'DataLoaders',
-           'ImageSet', 'load_images', 'load_picture', 'channel_stats', 'normalize', 'denorm', 'augmentations',
-           'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
+           'ImageSet', 'load_images', 'load_picture', 'lasting', 'channel_stats', 'normalize', 'denorm',
+           'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
 
 # %% ../nbs/00_data.ipynb #db12bc47
 import hashlib, io, json, os, pickle, random, tarfile, warnings, zlib
@@ -200,6 +200,14 @@ def load_picture(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'no file {str(path)!r}')
     return _to_rgb32(path.read_bytes(), path.name)[0]
+
+# %% ../nbs/00_data.ipynb #2c53faf3
+def lasting(
+    name:str, # a name or a path, or `None`
+    known=SOURCES, # the names
+)->str: # a name, an absolute path, or `None`
+    "What `name` means from any folder"
+    return name if name is None or name in known else str(Path(name).expanduser().resolve())
 
 # %% ../nbs/00_data.ipynb #98ea710b
 def channel_stats(

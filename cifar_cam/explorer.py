@@ -17,9 +17,9 @@ import torch
 from fastcore.basics import patch
 from PIL import Image
 
-from .data import CIFAR_MEAN, CIFAR_STD, load_images, load_picture, normalize
-from .gradcam import METHODS, cam_layers, eval_mode, explain, last_of_each_size
-from .model import load_model
+from .data import CIFAR_MEAN, CIFAR_STD, lasting, load_images, load_picture, normalize
+from .gradcam import METHODS, CamResult, cam_layers, eval_mode, explain, last_of_each_size
+from .model import SHIPPED, load_model
 from .viz import ZOOM, overlay_cam, overlay_difference
 
 # %% ../nbs/05_explorer.ipynb #3c4188cb
@@ -115,11 +115,11 @@ def view(self:Explorer,
     p, y = int(z.argmax()), None if own else int(self.ims.labels[index])
     chosen = dict(zip(TARGETS, ([p], [y], [p, y]))).get(target) or [classes.index(target)]
     maps = [self._maps(image, c, method) for c in chosen]
-    maps = {k: (maps[0][k]-maps[1][k] if len(maps)>1 else maps[0][k])[0].float().cpu() for k in self.layers}
-    top = {k: 0. if m.max()-m.min() <= 1e-6*m.abs().max() else m.abs().max().item() for k,m in maps.items()}
+    r = CamResult(z[None], None, {k: (maps[0][k]-maps[1][k] if len(maps)>1 else maps[0][k]).float().cpu() for k in self.layers})
+    top = {k: v.item() for k,v in r.top().items()}
+    drawn = {zoom: r.normalized().resized([s*zoom for s in image.shape[:2]]).maps for zoom in (ZOOM, 2*ZOOM)}
     def draw(k, zoom):
-        big, scale = image.repeat(zoom, 0).repeat(zoom, 1), max(top.values()) if shared else top[k]
-        m = torch.nn.functional.interpolate((maps[k]/scale if top[k] else 0*maps[k])[None, None], big.shape[:2], mode='bilinear')[0, 0]
+        big, m = image.repeat(zoom, 0).repeat(zoom, 1), drawn[zoom][k][0]*(top[k]/(max(top.values()) or 1) if shared else 1)
         return overlay_difference(big, m) if len(chosen)>1 else overlay_cam(big, m, alpha, cmap)
     return View(image, draw(layer, 2*ZOOM), {k: draw(k, ZOOM) for k in self.layers}, top, z.softmax(0).numpy(), classes[p], None if own else classes[y], ' − '.join(classes[c] for c in chosen))
 
@@ -142,6 +142,7 @@ def bars(self:Explorer,
     rows = [f'<tr class="{"is" if c in v.explained.split(" − ") else ""}"><th scope="row">{html.escape(c)}</th><td style="width:10em"><i style="width:{p:.1%}"></i></td><td>{p:.1%}</td></tr>' for c,p in zip(self.ims.classes, v.probs)]
     return f'<table class="cc-probs" aria-label="class probabilities">{"".join(rows)}</table>'
 
+# %% ../nbs/05_explorer.ipynb #28ff7db7
 @patch
 def strip(self:Explorer,
     at, # positions in the set that are to see
@@ -195,6 +196,9 @@ def _controls(self:Explorer, W):
 def _step(self:Explorer, d): self.index.value = (self.index.value+d) % (self.index.max+1)
 
 @patch
+def _refuse(self:Explorer, error): self.caption.value = f'<b role="alert">{html.escape(str(error))}</b>'
+
+@patch
 def _choose(self:Explorer, change=None, cell=None):
     "Find the images that are to see, and go to the first"
     number = self.number.value.strip()
@@ -202,9 +206,7 @@ def _choose(self:Explorer, change=None, cell=None):
         true, predicted = cell or (self.cls.value, None)
         at = self.positions('all' if cell else self.show.value, true, predicted, int(number) if number and not cell else None, self.order.value)
         if not len(at): raise ValueError('there is no such image')
-    except ValueError as e:
-        self.caption.value = f'<b role="alert">{html.escape(str(e))}</b>'
-        return
+    except ValueError as e: return self._refuse(e)
     self.at, self.own = at, None
     self.index.value, self.index.max, self.play.max = 0, len(at)-1, len(at)-1
     self._changed()
@@ -216,37 +218,35 @@ def _uploaded(self:Explorer, change=None):
         (f, *_) = self.upload.value
         if f['size']>20_000_000: raise ValueError(f'{f["name"]} has {f["size"]/1e6:.0f} MB; at most 20 are read')
         own = load_picture(bytes(f['content']))
-    except ValueError as e:
-        self.caption.value = f'<b role="alert">{html.escape(str(e))}</b>'
-        return
+    except ValueError as e: return self._refuse(e)
     if 'true' in self.target.value: self.target.value = 'predicted'
     self.own = own
     self._changed()
 
+# %% ../nbs/05_explorer.ipynb #3ea0bbfb
 @patch
 def _moved(self:Explorer, change=None):
     self.own = None
     self._changed()
 
 @patch
-def _changed(self:Explorer, change=None, wait=.02):
+def _changed(self:Explorer, change=None):
     "Draw a moment later, or at once where nothing runs later"
     if self._later is not None: self._later.cancel()
-    try: self._later = asyncio.get_running_loop().call_later(wait, self.draw)
+    try: self._later = asyncio.get_running_loop().call_later(.02, self.draw)
     except RuntimeError: self.draw()
 
 @patch
 def _asked(self:Explorer): return dict(target=self.target.value, layer=self.layer.value, method=self.method.value, alpha=self.alpha.value, cmap=self.cmap.value, shared=self.shared.value)
 
+# %% ../nbs/05_explorer.ipynb #484719d1
 @patch
 def draw(self:Explorer):
     "Show what the controls ask for"
     if self._later is not None: self._later.cancel()
     self._later, k = None, self.index.value
     try: v = self.view(int(self.at[k]) if self.own is None else self.own, **self._asked())
-    except ValueError as e:
-        self.caption.value = f'<b role="alert">{html.escape(str(e))}</b>'
-        return
+    except ValueError as e: return self._refuse(e)
     number = '' if self.own is not None else f'{k+1} of {len(self.at)}, test image {self.ims.index[self.at[k]]}: ' if self.ims.source=='lossless sample' else f'{k+1} of {len(self.at)}, number {self.ims.index[self.at[k]]}: '
     what = 'your picture' if v.true is None else f'<b>{html.escape(v.true)}</b>'
     seen = f'seen as {"such" if v.true==v.predicted else "<b>"+html.escape(v.predicted)+"</b>"} ({v.probs.max():.0%})'
@@ -303,11 +303,10 @@ def serve(
     from fastcore.nbio import mk_cell, new_nb, write_nb
     if not find_spec('voila'): raise RuntimeError('voila is not installed: pip install "cifar_cam[app]"')
     load_model(weights), load_images(data, 'test')                           # what is wrong is said here and not in the browser
-    lasting = lambda s: s if s in ('cifar10', 'sample') else str(Path(s).resolve())
     if not port:
         with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
     with TemporaryDirectory() as d:
-        source = f'from cifar_cam.explorer import *\nfrom cifar_cam.data import load_images\nfrom cifar_cam.model import load_model\nExplorer(load_model({lasting(weights)!r}), load_images({lasting(data)!r}, "test"))'
+        source = f'from cifar_cam.explorer import Explorer\nfrom cifar_cam.data import load_images\nfrom cifar_cam.model import load_model\nExplorer(load_model({lasting(weights, SHIPPED)!r}), load_images({lasting(data)!r}, "test"))'
         write_nb(new_nb([mk_cell(source)], dict(kernelspec=dict(name='python3', language='python', display_name='Python 3'))), f'{d}/explorer.ipynb')
         cmd = [sys.executable, '-m', 'voila', f'{d}/explorer.ipynb', '--Voila.ip=127.0.0.1', f'--port={port}', *([] if browser else ['--no-browser'])]
         with subprocess.Popen(cmd) as server:
@@ -334,11 +333,11 @@ def page(self:Explorer,
     x, labels = self._x(self.ims.images[chosen]), torch.from_numpy(self.ims.labels[chosen])
     target = torch.stack([self.logits[chosen].argmax(1), labels], 1)
     r = explain(self.model, x, target.to(self.device), self.layers, method)
-    tops, maps = {k: v.abs().amax((-1,-2)) for k,v in r.maps.items()}, r.normalized().maps
+    tops, maps = r.top(), r.normalized().maps
     def b64(a): return base64.b64encode(np.ascontiguousarray(a).tobytes()).decode()
     def one(k, i, j): # a map of 16 bits a pixel
         m = maps[k][i,j].clamp(0, 1).cpu().numpy()
-        return dict(h=m.shape[0], w=m.shape[1], top=0 if not m.any() else tops[k][i,j].item(), b=b64((m*65535).round().astype('<u2')))
+        return dict(h=m.shape[0], w=m.shape[1], top=tops[k][i,j].item(), b=b64((m*65535).round().astype('<u2')))
     probs = self.logits[chosen].softmax(1)
     data = dict(classes=self.ims.classes, layers=self.layers, targets=['predicted', 'true'], size=self.ims.images.shape[1],
                 lut=b64((mpl.colormaps[cmap](np.arange(256))[:, :3]*255).round().astype(np.uint8)),

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 from tqdm.auto import tqdm
 
-from .gradcam import METHODS, eval_mode, explain
+from .gradcam import METHODS, eval_mode, explain, get_method
 
 # %% ../nbs/07_faithfulness.ipynb #5e2b4aea
 def rank(
@@ -260,6 +260,7 @@ def planted_cue(
             return Planted(net.eval().requires_grad_(False), marked[sure], at[sure], target, shares)
     raise RuntimeError(f'after {epochs} epochs the network does not rely on the mark: {shares}')
 
+# %% ../nbs/07_faithfulness.ipynb #e8efb514
 def on_mark(
     maps:torch.Tensor, # `(n, h, w)`
     at:torch.Tensor, # bool `(n, h, w)`: where the mark is
@@ -308,6 +309,7 @@ class Comparison:
                 if (m, l, self.measures[0]) in self.values: rows.append([m, l, *('{:.2f} ({:.2f}, {:.2f})'.format(*self.interval(m, l, k)) for k in self.measures)])
         return '\n'.join('| ' + ' | '.join(r) + ' |' for r in rows)
 
+# %% ../nbs/07_faithfulness.ipynb #ce1d3f8d
 def compare_methods(
     model:nn.Module, # any classifier
     x:torch.Tensor, # normalised images `(n, 3, h, w)`
@@ -323,8 +325,7 @@ def compare_methods(
     progress:bool=True, # show a bar
 )->Comparison: # raises `ValueError` for an unknown method, or fewer than two images
     "Score every method at every layer that it does not refuse"
-    unknown = [m for m in methods or () if m not in METHODS]
-    if unknown: raise ValueError(f'unknown method {unknown[0]!r}; have {", ".join(METHODS)}')
+    for m in methods or (): get_method(m)
     if len(x)<2: raise ValueError('a comparison needs at least 2 images')
     base, side, values, ranks, refused = explain(model, x, target, layers), x.shape[-2:], {}, {}, {}
     layers, t = list(base.maps), base.target.view(len(x), -1)
@@ -339,11 +340,13 @@ def compare_methods(
     bar = tqdm(list(dict.fromkeys([*(methods or METHODS), 'random'])), desc='comparing', unit='method', **{} if progress else dict(disable=True))
     for m in bar:
         bar.set_postfix(method=m)
+        try: maps = maps_of(m, layers)
+        except ValueError: maps = {}                                           # refused at some layer: which?
         for l in layers:
-            try: maps = maps_of(m, [l])[l]
+            try: v = maps[l] if maps else maps_of(m, [l])[l]
             except ValueError as e: refused[m,l] = str(e); continue
-            ranks[m,l] = _ranks(maps.flatten(0, 1))
-            each = [scores(maps[:,j], t[:,j]) for j in range(t.shape[1])]
+            ranks[m,l] = _ranks(v.flatten(0, 1))
+            each = [scores(v[:,j], t[:,j]) for j in range(t.shape[1])]
             for k in each[0]: values[m,l,k] = torch.stack([e[k].float().cpu() for e in each], 1)
     names = list(dict.fromkeys(m for m,_ in ranks))
     def alike(l): return [[(ranks[a,l]*ranks[b,l]).sum(1).nanmean().item() if {(a,l), (b,l)}<=ranks.keys() else torch.nan for b in names] for a in names]

@@ -18,9 +18,9 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, SOURCES, get_dl, get_dls, load_images, normalize
+from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, get_dl, get_dls, lasting, load_images, normalize
 from .faithfulness import MEASURES, Comparison, compare_methods, planted_cue
-from .gradcam import METHODS, CamResult, eval_mode, explain, fold
+from .gradcam import CamResult, eval_mode, explain, fold, get_method
 from .model import SHIPPED, STAGES, flops, load_model, read_weights, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
 from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, evaluate, load_checkpoint, precision, width_at
@@ -53,12 +53,12 @@ def machine(
                 python=platform.python_version(), **{p: version(p) for p in ('torch', 'torchvision', 'albumentations', 'cifar_cam')})
 
 # %% ../nbs/08_report.ipynb #c99020f0
-def _lasting(name, known=SOURCES): return name if name is None or name in known else str(Path(name).expanduser().resolve())
-
 def _check_classes(meta, data, ims, outputs=len(CLASSES)):
     "Refuse weights of other classes than the data's"
     known = tuple(meta.get('classes') or (CLASSES if outputs==len(CLASSES) else ['?']*outputs))
     if known!=tuple(ims.classes): raise ValueError(f'{data} has classes {", ".join(ims.classes)}; the weights know {", ".join(known)}')
+
+def _device(): return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
 
 def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
 
@@ -115,7 +115,7 @@ def train_run(
     if weights: _check_classes(read_weights(weights)[1], data, ims)
     cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard else []), *cbs]
     learn = make_learner(recipe, ims, num_workers, cbs, weights)
-    if not resume: save_recipe(recipe, run/'recipe.json', data=_lasting(data), weights=_lasting(weights, SHIPPED), **run_cost(learn, ims))
+    if not resume: save_recipe(recipe, run/'recipe.json', data=lasting(data), weights=lasting(weights, SHIPPED), **run_cost(learn, ims))
     if resume and (run/'checkpoint.pt').exists(): load_checkpoint(run/'checkpoint.pt', learn)
     learn.fit()
     return save_weights(learn.model, run/'model.safetensors', classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **_stats(recipe.mean, recipe.std))
@@ -147,12 +147,11 @@ def measure(
     model, ims = load_model(weights), load_images(data, split)
     meta = model.meta
     _check_classes(meta, data, ims, model.fc.out_features)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
-    start = time.time()
+    device, start = _device(), time.time()
     ev = evaluate(model.to(device), get_dl(ims, **_stats(meta.get('mean'), meta.get('std'))))
     names, recall = ims.classes, [None if math.isnan(a) else a for a in ev.class_accuracy.tolist()]
     return ims, ev, dict(accuracy=ev.accuracy, plus_minus=1.96*math.sqrt(ev.accuracy*(1-ev.accuracy)/len(ev)), loss=ev.loss, images=len(ev),
-        mistakes=int((~ev.correct).sum()), data=_lasting(data), source=ims.source, split=split, weights=str(weights), seconds=round(time.time()-start, 1),
+        mistakes=int((~ev.correct).sum()), data=lasting(data), source=ims.source, split=split, weights=str(weights), seconds=round(time.time()-start, 1),
         class_accuracy=dict(zip(names, recall)), most_confused=[(names[t], names[p], n) for t,p,n in ev.most_confused(5)], **machine(device))
 
 def evaluate_run(
@@ -334,6 +333,7 @@ def explain_dataset(
     if start!=n: raise ValueError(f'the loader yields {start:,} of the {n:,} images in its dataset')
     return out
 
+# %% ../nbs/08_report.ipynb #59edf185
 def load_maps(
     folder:str, # as written by `explain_dataset`
     i=slice(None), # which images: positions, a slice or a mask; only these are read
@@ -355,14 +355,13 @@ def faithfulness_run(
 )->Path: # the folder, with `comparison.json` (if there are two mistakes), `planted.json` and their pictures; raises `ValueError` for fewer than 2 images or an unknown method
     "Score all methods at all stages on the bundled sample, and write down what came of it"
     if images<2: raise ValueError(f'images must be at least 2, not {images}')
-    unknown = [m for m in methods or () if m not in METHODS]
-    if unknown: raise ValueError(f'unknown method {unknown[0]!r}; have {", ".join(METHODS)}')
+    for m in methods or (): get_method(m)
     out = new_run('faithfulness', out)
     model, (ims, ev, _), start = load_model(weights), measure(weights), time.time()
     stats, wrong = _stats(model.meta.get('mean'), model.meta.get('std')), ev.misclassified(images)
     train, test = load_images('sample', 'train'), ims[:max(200, images)]
     x, both = normalize(ims.images[wrong], **stats), torch.stack([ev.preds[wrong], ev.labels[wrong]], 1)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
+    device = _device()
     model, half = model.to(device), precision(device.type)=='bf16'
     def on(split): return normalize(split.images, **stats).to(device), torch.from_numpy(split.labels).to(device)
     def write(name, c, n, **more):

@@ -164,7 +164,7 @@ ZOOM = 4  # screen pixels for each image pixel
 
 def _panels(raw, drawn, t):
     "For each layer, image and class the map to draw, and the highest absolute value of the raw one, 0 if it is constant"
-    top = {k: torch.where(c, 0., raw.maps[k].abs().amax((-1,-2))).view(-1, t).tolist() for k,c in raw.constant().items()}
+    top = {k: v.view(-1, t).tolist() for k,v in raw.top().items()}
     return {k: [list(zip(maps, v)) for maps,v in zip(drawn.maps[k].detach().cpu().reshape(len(drawn), t, *drawn.maps[k].shape[-2:]).numpy(), top[k])] for k in top}
 
 def show_cams(
