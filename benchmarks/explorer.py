@@ -2,8 +2,8 @@
 
     python benchmarks/explorer.py [--steps 40] [--out FILE.json]
 
-The web application of `cifar-cam explore`, clicked through with pauses in which the next image is computed ahead; then for classes that
-nobody has asked for yet; then the page that needs no server. A time runs from the click to the moment the new large picture is
+The web application of `cifar-cam explore`, clicked through with pauses in which the next image is computed ahead; then by
+clicks on a thumbnail three images on, which nobody has asked for yet; then the page that needs no server. A time runs from the click to the moment the new large picture is
 loaded (static: drawn and shown). Median and 95th percentile, in milliseconds.
 """
 import argparse, json, shutil, socket, statistics, subprocess, sys, tempfile, time, urllib.error, urllib.request
@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 
 from cifar_cam.report import machine
 
-CLICK = '''async ([what, value]) => {
-    const img = document.querySelector('.cc-large'), control = document.querySelector(what), start = performance.now()
-    const loaded = new Promise(done => img.addEventListener('load', done, { once: true }))
-    if (value === null) control.click(); else { control.value = value; control.dispatchEvent(new Event('change', { bubbles: true })) }
-    await loaded
+CLICK = '''async what => {
+    const large = document.querySelector('.cc-large'), start = performance.now()
+    const changed = new Promise(done => new MutationObserver((_, o) => { o.disconnect(); done() }).observe(large, { subtree: true, childList: true, attributes: true }))
+    document.querySelector(what).click()
+    await changed
+    await large.querySelector('img').decode()
     return performance.now() - start }'''
 STATIC = '''async () => {
     const start = performance.now()
@@ -40,15 +41,14 @@ def live(browser, steps):
                 except OSError: time.sleep(.2)
             page = browser.new_page()
             page.goto(f'http://127.0.0.1:{port}', timeout=180_000)
-            page.wait_for_selector('.cc-large[src^="blob:"]', timeout=180_000)
-            ahead, other, classes = [], [], page.eval_on_selector_all('.cc-target option', 'os => os.map(o => o.value)')[3:]
+            page.wait_for_selector('.cc-large img', timeout=180_000)
+            ahead, other = [], []
             for _ in tqdm(range(steps), desc='computed ahead'):
                 page.wait_for_timeout(900)
-                ahead.append(page.evaluate(CLICK, ['.cc-next', None]))
-            for i in tqdm(range(steps), desc='not computed yet'):
+                ahead.append(page.evaluate(CLICK, '.cc-next'))
+            for _ in tqdm(range(steps), desc='not computed yet'):
                 page.wait_for_timeout(900)
-                if i%8==0: page.evaluate(CLICK, ['.cc-next', None]); page.wait_for_timeout(900)
-                other.append(page.evaluate(CLICK, ['.cc-target select', classes[i%8]]))
+                other.append(page.evaluate(CLICK, '.cc-thumb-7'))
         finally: server.terminate()
     return dict(computed_ahead=told(ahead), not_computed_yet=told(other))
 

@@ -56,24 +56,43 @@ def wait_for(url, process, seconds=60):
     raise TimeoutError(url)
 
 def steps(page, folder):
-    "Next, a layer, a filter, a confusion cell: each changes what is seen"
-    page.wait_for_selector('.cc-large[src^="blob:"]', timeout=120_000)
-    seen = lambda: (page.inner_text('.cc-caption'), page.evaluate("async () => { const b = await (await fetch(document.querySelector('.cc-large').src)).arrayBuffer(); return [...new Uint8Array(await crypto.subtle.digest('SHA-256', b))].join() }"))
-    def act(do, caption=True):
+    "Everything there is to move: each changes what is seen"
+    page.wait_for_selector('.cc-large img', timeout=120_000)
+    seen = lambda: (page.inner_text('.cc-caption'), page.get_attribute('.cc-large img', 'src'))
+    def act(do):
         before = seen()
         do()
         for _ in range(200):
             after = seen()
-            if after[1]!=before[1] and (after[0]!=before[0])==caption: return
+            if after[1]!=before[1] and after[0]!=before[0]: return
             page.wait_for_timeout(50)
         raise AssertionError(f'nothing has changed: {before[0]}')
     act(lambda: page.click('.cc-next'))
-    act(lambda: page.click('.cc-layer button:has-text("layer2")'), caption=False)
+    act(lambda: page.click('.cc-layer button:has-text("layer2")'))
+    act(lambda: page.click('.cc-thumb-6'))
+    act(lambda: (page.focus('.cc-index [role=slider]'), page.keyboard.press('ArrowRight')))
     act(lambda: page.select_option('.cc-show select', 'mistakes'))
+    act(lambda: page.select_option('.cc-target select', 'predicted − true'))
+    page.screenshot(path=folder/'difference.png', full_page=True)
     page.get_by_text('confusion matrix:').click()
     act(lambda: page.click('.cc-cell[title^="cat taken for dog"]'))
     assert 'cat' in seen()[0] and 'seen as dog' in seen()[0]
-    page.screenshot(path=folder/'explorer.png', full_page=True)
+    page.screenshot(path=folder/'cell.png', full_page=True)
+    page.get_by_text('colours, scale').click()
+    photo = io.BytesIO()
+    Image.fromarray(np.linspace(0, 255, 90*120*3).reshape(90, 120, 3).astype(np.uint8)).save(photo, 'png')
+    def upload(name, data):
+        with page.expect_file_chooser() as chooser: page.click('.cc-upload')
+        chooser.value.set_files(dict(name=name, mimeType='image/png', buffer=data))
+    act(lambda: upload('photo.png', photo.getvalue()))
+    assert 'your picture' in seen()[0]
+    said = seen()[0]
+    upload('virus.png', b'MZ'*50)
+    page.wait_for_function('said => document.querySelector(".cc-caption").innerText !== said', arg=said)
+    assert 'is not an image' in seen()[0]
+    page.set_viewport_size(dict(width=390, height=844))
+    page.wait_for_timeout(500)
+    page.screenshot(path=folder/'phone.png', full_page=True)
 
 @pytest.fixture
 def screenshots(request):

@@ -22,7 +22,7 @@ def outputs(cell):
 
 parts, files = [], {}
 for c in read_nb(root/'nbs'/'index.ipynb').cells:
-    if c.cell_type=='markdown': parts.append(re.sub(r'\]\(([^):]+\.ipynb)', r'](nbs/\1', c.source))
+    if c.cell_type=='markdown': parts.append(re.sub(r'\]\(([^):]+\.(?:ipynb|webp))', r'](nbs/\1', c.source))
     elif c.cell_type=='code' and not c.source.startswith('#| hide'):
         if not c.source.startswith('#| echo: false'): parts.append(f'```python\n{c.source}\n```')
         text, more = outputs(c)
