@@ -74,11 +74,11 @@ def steps(page, folder):
     act(lambda: page.select_option('.cc-show select', 'mistakes'))
     act(lambda: page.select_option('.cc-target select', 'predicted − true'))
     page.screenshot(path=folder/'difference.png', full_page=True)
-    page.get_by_text('confusion matrix:').click()
+    page.locator('.cc-app').get_by_text('confusion matrix:').click()
     act(lambda: page.click('.cc-cell[title^="cat taken for dog"]'))
     assert 'cat' in seen()[0] and 'seen as dog' in seen()[0]
     page.screenshot(path=folder/'cell.png', full_page=True)
-    page.get_by_text('colours, scale').click()
+    page.locator('.cc-app').get_by_text('colours, scale').click()
     photo = io.BytesIO()
     Image.fromarray(np.linspace(0, 255, 90*120*3).reshape(90, 120, 3).astype(np.uint8)).save(photo, 'png')
     def upload(name, data):
@@ -120,12 +120,16 @@ def test_explore_serves_a_web_application_and_stops(browser, screenshots, tmp_pa
         assert server.wait(30)==0 and 'Traceback' not in server.stderr.read()
     assert [s for s in said if 'font-awesome' not in s and 'ERR_FAILED' not in s]==[]
 
-def test_jupyterlab_runs_the_explorer(browser, screenshots, tmp_path):
-    from fastcore.nbio import mk_cell, new_nb, write_nb
-    write_nb(new_nb([mk_cell('from cifar_cam.explorer import Explorer\nExplorer()')], dict(kernelspec=dict(name='python3', language='python', display_name='Python 3'))), tmp_path/'live.ipynb')
-    port, settings = free_port(), tmp_path/'settings'/'@jupyterlab'/'apputils-extension'
-    settings.mkdir(parents=True)
-    (settings/'notification.jupyterlab-settings').write_text(json.dumps(dict(fetchNews='false', checkForUpdates=False)))
+def test_jupyterlab_runs_the_explorer_page(browser, screenshots, tmp_path):
+    from fastcore.nbio import read_nb, write_nb
+    nb = read_nb(Path(__file__).parent.parent/'nbs'/'05_explorer.ipynb')
+    nb.cells = [c for c in nb.cells if 'nbdev_export()' not in c.source]
+    write_nb(nb, tmp_path/'live.ipynb')
+    port = free_port()
+    for name,value in {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False), 'notebook-extension/tracker': dict(windowingMode='none')}.items():
+        f = tmp_path/'settings'/'@jupyterlab'/f'{name}.jupyterlab-settings'
+        f.parent.mkdir(parents=True)
+        f.write_text(json.dumps(value))
     env = os.environ | {k: str(tmp_path/k) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')} | dict(JUPYTERLAB_SETTINGS_DIR=str(tmp_path/'settings'))
     cmd = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=TOK',
            f'--ServerApp.root_dir={tmp_path}', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly']
