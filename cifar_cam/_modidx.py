@@ -60,6 +60,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cifar_cam.explorer.Explorer._maps': ('explorer.html#explorer._maps', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer._moved': ('explorer.html#explorer._moved', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer._pictures': ('explorer.html#explorer._pictures', 'cifar_cam/explorer.py'),
+                                    'cifar_cam.explorer.Explorer._playing': ('explorer.html#explorer._playing', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer._refuse': ('explorer.html#explorer._refuse', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer._said': ('explorer.html#explorer._said', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer._step': ('explorer.html#explorer._step', 'cifar_cam/explorer.py'),

@@ -73,6 +73,9 @@ def steps(page, folder):
     act(lambda: (page.focus('.cc-index [role=slider]'), page.keyboard.press('ArrowRight')))
     act(lambda: page.select_option('.cc-show select', 'mistakes'))
     act(lambda: page.select_option('.cc-target select', 'predicted − true'))
+    act(lambda: page.get_by_role('button', name='play').click())
+    act(lambda: None)                                          # the next one comes by itself
+    page.get_by_role('button', name='play').click()
     page.screenshot(path=folder/'difference.png', full_page=True)
     page.locator('.cc-app').get_by_text('confusion matrix:').click()
     act(lambda: page.click('.cc-cell[title^="cat taken for dog"]'))
