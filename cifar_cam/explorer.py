@@ -371,6 +371,7 @@ def serve(
 # %% ../nbs/05_explorer.ipynb #fd4a7eac
 class Page(str):
     "HTML that shows itself in a frame"
+    def __repr__(self): return f'a page of {len(self)/1e3:.0f} kB'
     def _repr_html_(self): return f'<iframe title="explorer of images and heatmaps" style="width:100%;height:520px;border:0" srcdoc="{html.escape(self)}"></iframe>'
 
 @patch

@@ -15,7 +15,8 @@ def outputs(cell):
             path = folder/f'index-{cell["id"]}.png'
             files[path] = base64.b64decode(data['image/png'])
             width = o['metadata'].get('image/png', {}).get('width')
-            text.append(f'<img src="{path.relative_to(root).as_posix()}" alt="Images and their heatmaps at every layer"' + (f' width="{width}">' if width else '>'))
+            alt = re.search('#. fig-alt: "(.*)"', cell.source)[1]
+            text.append(f'<img src="{path.relative_to(root).as_posix()}" alt="{alt}"' + (f' width="{width}">' if width else '>'))
         elif 'text/markdown' in data: text.append(data['text/markdown'])
         elif 'text/plain' in data: text.append(f'```\n{data["text/plain"]}\n```')
     return text, files
@@ -23,9 +24,10 @@ def outputs(cell):
 parts, files = [], {}
 for c in read_nb(root/'nbs'/'index.ipynb').cells:
     if c.cell_type=='markdown': parts.append(re.sub(r'\]\(([^):]+\.(?:ipynb|webp))', r'](nbs/\1', c.source))
-    elif c.cell_type=='code' and not c.source.startswith('#| hide'):
-        if not c.source.startswith('#| echo: false'): parts.append(f'```python\n{c.source}\n```')
-        text, more = outputs(c)
+    elif c.cell_type=='code' and '#| hide' not in c.source:
+        if '#| echo: false' not in c.source: parts.append('```python\n' + re.sub(r'^#\|.*\n', '', c.source, flags=re.M) + '\n```')
+        instead = re.search('#. readme: (.*)', c.source)                   # what a README cannot show
+        text, more = ([instead[1].replace('](', '](nbs/')], {}) if instead else outputs(c)
         parts += text
         files |= more
 files[root/'README.md'] = ('\n\n'.join(parts).rstrip()+'\n').encode()

@@ -82,6 +82,9 @@ def finish(out, sources):
         text = re.sub(r'<(link|script)[^>]*katex[^>]*>(</script>)?', '', text)
         for path in sources: text = text.replace(f'/nbs/{plain(path)}"', f'/nbs/{path}"')
         f.write_text(text, encoding='utf-8')
+    for f in out.rglob('*.llms.md'):                                        # words only
+        text = re.sub(r'<img src="data:[^"]*" alt="([^"]*)"[^>]*>', r'[picture: \1]', f.read_text(encoding='utf-8'))
+        f.write_text(re.sub(r'<iframe title="([^"]*)".*?</iframe>', r'[\1]', text, flags=re.S), encoding='utf-8')
 
 def build(out):
     "Build into the folder `out`; returns the warnings"
