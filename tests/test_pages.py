@@ -12,4 +12,5 @@ def test_page(page):
     assert r.returncode==0, (r.stdout+r.stderr)[-4000:]
 
 def test_all_rooms_are_there():
-    assert [p.stem for p in pages] == ['00_data', '01_model', '02_train', '03_gradcam', '04_viz', '05_explorer', '06_recipes', '07_faithfulness', '08_report', '09_cli', 'index', 'peers', 'recipes_compared', 'which_map']
+    assert [p.stem for p in pages] == ['00_data', '01_model', '02_train', '03_gradcam', '04_viz', '05_explorer', '06_recipes', '07_faithfulness', '08_report', '09_cli', 'index',
+        'first_network', 'peers', 'read_a_mistake', 'recipes_compared', 'scaling_out', 'which_map', 'your_own']

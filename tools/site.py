@@ -59,7 +59,7 @@ def prepare(cfg, folder):
         nb, here = read_nb(f), f.relative_to(folder)
         up = '../'*(len(here.parts)-1)
         for c in nb.cells:
-            if c.cell_type!='code': c.source = plain(c.source).replace(cfg.doc_url, up)
+            if c.cell_type!='code': c.source = re.sub(r'\[(`_\w+`)\]\([^)]*\)', r'\1', plain(c.source)).replace(cfg.doc_url, up)   # what is private has no heading
             alt = re.search(r'#\| fig-alt: "(.*)"', c.source)
             if 'outputs' in c: c.outputs = [picture(o, alt[1] if alt else '') for o in c.outputs]
             for o in c.get('outputs', []):
@@ -74,12 +74,14 @@ def prepare(cfg, folder):
 
 def finish(out, sources):
     "Mend the rendered pages"
+    for f in out.rglob('*.css'): f.write_text(re.sub(r'@import\s*url\([^)]*\)\s*;', '', f.read_text(encoding='utf-8')), encoding='utf-8')   # fonts from elsewhere
     from latex2mathml.converter import convert
     def formula(m): return convert(html.unescape(m[2]), display='block' if m[1]=='display' else 'inline')
     for f in out.rglob('*.html'):
         text = f.read_text(encoding='utf-8')
         text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', formula, text, flags=re.S)
         text = re.sub(r'<(link|script)[^>]*katex[^>]*>(</script>)?', '', text)
+        text = re.sub(r'<(pre|div class="sd-table")(?=[ >])(?![^>]*tabindex)', r'<\1 tabindex="0"', text)   # what scrolls can be reached by keys
         for path in sources: text = text.replace(f'/nbs/{plain(path)}"', f'/nbs/{path}"')
         f.write_text(text, encoding='utf-8')
     for f in out.rglob('*.llms.md'):                                        # words only
