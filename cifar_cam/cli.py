@@ -167,7 +167,7 @@ def main(
             warnings.showwarning = lambda msg, cat, *_, **__: cat is UserWarning and print(f'cifar-cam: note: {msg}', file=sys.stderr)
             COMMANDS[argv[0]](**{k: args[k] for k in COMMANDS[argv[0]].__annotations__})
     except SystemExit as e: return e.code or 0
-    except KeyboardInterrupt: code, msg = 130, 'interrupted'
+    except KeyboardInterrupt as e: code, msg = 130, str(e) or 'interrupted'
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as e: code, msg = 2, e
     except (OSError, RuntimeError) as e: code, msg = 1, e
     else: return 0

@@ -192,7 +192,8 @@ def __getitem__(self:CamResult,
 def _targets(logits, target):
     "`target` as `(n,)` or `(n, t)` class numbers on the logits' device"
     n, c = logits.shape
-    t = logits.argmax(1) if target is None else torch.as_tensor(target, device=logits.device)
+    try: t = logits.argmax(1) if target is None else torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError): raise ValueError(f'target must be class numbers, not {target!r}') from None
     if t.is_floating_point() or t.dtype==torch.bool: raise ValueError(f'target must be class numbers, not {t.dtype}')
     t = t.long().expand(n) if t.ndim==0 else t.long()
     if t.ndim>2 or len(t)!=n or not t.numel(): raise ValueError(f'target of shape {tuple(t.shape)} for {n} images: need an int, ({n},) or ({n}, t)')

@@ -124,6 +124,7 @@ SHIPPED = dict(cifar10=ASSETS/'resnet18-cifar10.safetensors')
 def _kuangliu(state):
     "A `kuangliu/pytorch-cifar` checkpoint with torchvision's names, and the constants it was trained with"
     state = {k.removeprefix('module.'): v for k,v in state.get('net', state.get('state_dict', state)).items()}
+    if other := [k for k,v in state.items() if not isinstance(v, torch.Tensor)]: raise ValueError(f'{other[0]} is no tensor')
     meta = dict(mean=(.4914, .4822, .4465), std=(.2023, .1994, .2010)) if 'linear.weight' in state else {}
     return {k.replace('.shortcut.', '.downsample.').replace('linear.', 'fc.'): v for k,v in state.items()}, meta
 

@@ -120,7 +120,9 @@ def save_recipe(
 ):
     "Write a recipe, and what belongs to it, as JSON; raises `ValueError` if that has the name of a field"
     if clash := more.keys() & asdict(recipe).keys(): raise ValueError(f'{", ".join(clash)}: a field of the recipe has this name')
-    Path(path).write_text(json.dumps(asdict(recipe)|dict(more), indent=1))
+    part = Path(f'{path}.part')
+    part.write_text(json.dumps(asdict(recipe)|dict(more), indent=1))
+    part.replace(path)
 
 def load_recipe(
     path:str # as written by `save_recipe`

@@ -11,6 +11,7 @@ __all__ = ['new_run', 'machine', 'make_learner', 'pflop', 'run_cost', 'train_run
 # %% ../nbs/08_report.ipynb #f8bbde3a
 import base64, html, json, math, platform, time, zlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -100,25 +101,38 @@ def run_cost(
 
 def train_run(
     run:Path, # folder of the run
-    recipe:Recipe=None, # how to train; `None`: go on with the run in the folder from its last whole epoch
+    recipe:Recipe=None, # how to train; `None`: go on with the run in the folder from where it was saved last
     data:str='sample', # source, as for `load_images`
     tensorboard:bool=False, # also write TensorBoard events
     num_workers:int=0, # processes that prepare batches
     cbs=(), # further callbacks
     weights:str=None, # start from these, a name or file as for `load_model`; `None`: random
-)->Path: # the weights; raises `ValueError` or `FileNotFoundError` if there is nothing to go on with
-    "Train by a recipe, saving every epoch"
-    run, resume = Path(run), recipe is None
+)->Path: # the weights; raises `ValueError` or `FileNotFoundError` if there is nothing to go on with, `RuntimeError` if another process trains it
+    "Train by a recipe, saving every epoch and every few minutes"
+    with _alone(run): return _train_run(Path(run), recipe, data, tensorboard, num_workers, cbs, weights)
+
+@contextmanager
+def _alone(run):
+    "Refuse a run that another process is training"
+    from filelock import FileLock, Timeout
+    if not Path(run).is_dir(): raise FileNotFoundError(f'no run in {str(run)!r}')
+    try:
+        with FileLock(Path(run)/'.lock', timeout=0): yield
+    except Timeout: raise RuntimeError(f'{run} is being trained by another process') from None
+
+def _train_run(run, recipe, data, tensorboard, num_workers, cbs, weights):
+    resume = recipe is None
+    saved = resume and any((run/name).is_file() for name in ('checkpoint.pt', 'checkpoint.pt.before'))
     if resume:
         recipe, more = load_recipe(run/'recipe.json')
-        data, weights = more['data'], None if (run/'checkpoint.pt').exists() else more.get('weights')
+        data, weights = more['data'], None if saved else more.get('weights')
     else: recipe.starts_from(weights)
     ims = load_images(data, 'train')
     if weights: _check_classes(read_weights(weights)[1], data, ims)
     cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard else []), *cbs]
     learn = make_learner(recipe, ims, num_workers, cbs, weights)
     if not resume: save_recipe(recipe, run/'recipe.json', data=lasting(data), weights=lasting(weights, SHIPPED), **run_cost(learn, ims))
-    if resume and (run/'checkpoint.pt').exists(): load_checkpoint(run/'checkpoint.pt', learn)
+    if saved: load_checkpoint(run/'checkpoint.pt', learn)
     learn.fit()
     return save_weights(learn.model, run/'model.safetensors', classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **_stats(recipe.mean, recipe.std))
 

@@ -6,12 +6,12 @@ Docs: https://cifar-cam.github.io/cifar_cam/train.html.md"""
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'orthogonalize', 'Muon', 'make_optimizer',
-           'make_schedule', 'CancelFit', 'Callback', 'Learner', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB',
-           'ProgressCB', 'TimeCB', 'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB',
-           'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation', 'evaluate']
+           'make_schedule', 'CancelFit', 'Callback', 'Learner', 'get_rng', 'set_rng', 'FiniteCB', 'MetricsCB',
+           'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB', 'TimeCB', 'save_checkpoint', 'load_checkpoint',
+           'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation', 'evaluate']
 
 # %% ../nbs/02_train.ipynb #97abf65d
-import copy, csv, json, os, time
+import copy, csv, hashlib, io, json, math, os, signal, threading, time, warnings
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -137,6 +137,8 @@ class Learner:
         from accelerate import Accelerator
         self.model, self.dls, self.recipe = model, dls, recipe
         self.history, self.epoch, self.step = [], 0, 0
+        self.sums, self.lr, self.seconds = {True: 0, False: 0}, None, 0.         # of the epoch under way
+        self.batch, self.rng = 0, None                                           # batches of this epoch that are done; random state to go on with
         self.total_steps = recipe.epochs*len(dls.train)
         self.accelerator = Accelerator()
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
@@ -144,13 +146,20 @@ class Learner:
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
         self.loss_func = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        basic = [SizeCB(), MetricsCB(), ScheduleCB()]
+        basic = [SizeCB(), FiniteCB(), MetricsCB(), ScheduleCB()]
         self.cbs = sorted(basic + list([ProgressCB()] if cbs is None else cbs), key=lambda cb: cb.order)
 
     def __call__(self, moment):
         for cb in self.cbs: getattr(cb, moment, lambda _: None)(self)
 
 # %% ../nbs/02_train.ipynb #bfb41472
+def get_rng(): return dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+def set_rng(state):
+    "Put back what `get_rng` gave"
+    torch.set_rng_state(state['cpu'])
+    if state['cuda']: torch.cuda.set_rng_state_all(state['cuda'])
+
 @patch
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
@@ -161,17 +170,23 @@ def one_batch(self:Learner):
         self.accelerator.backward(self.loss + penalty(self.net.parameters(), self.recipe.l1, self.recipe.l2))
         self.opt_.step()
         self.opt_.zero_grad()
-        self.step += 1
+        self.step, self.batch = self.step+1, self.batch+1
     self('after_batch')
 
 @patch
 def one_pass(self:Learner, training:bool):
     "All batches of `train` or of `valid`"
+    from accelerate import skip_first_batches
     self.training, dl = training, self.dls_.train if training else self.dls_.valid
     self.net.train(training)
-    if training: dl.set_epoch(self.epoch)
+    if training:
+        if self.batch: dl = skip_first_batches(dl, self.batch)
+        dl.set_epoch(self.epoch)
+    rng, self.rng = self.rng or get_rng(), None                              # loaders draw a number too, some more than others
     with torch.set_grad_enabled(training):
-        for self.xb,self.yb in dl: self.one_batch()
+        for self.xb,self.yb in dl:
+            if rng: rng = set_rng(rng)
+            self.one_batch()
 
 @patch
 def fit(self:Learner):
@@ -185,27 +200,38 @@ def fit(self:Learner):
             torch.manual_seed(self.recipe.seed + self.epoch)
             self('before_epoch')
             for training in (True, False): self.one_pass(training)
-            self.epoch += 1
+            self.epoch, self.batch = self.epoch+1, 0
             self('after_epoch')
     except CancelFit: pass
     finally: self('after_fit')
     return self.history
 
 # %% ../nbs/02_train.ipynb #b3aaa79c
+class FiniteCB(Callback):
+    "Ends a run whose loss is no number any more, before anything of it is saved; looks at every batch on a CPU, at every 20th elsewhere"
+    order = -20
+    def after_batch(self, learn):
+        if not learn.training or learn.loss.device.type!='cpu' and learn.step%20: return
+        loss = learn.loss.item()
+        if not math.isfinite(loss): raise RuntimeError(f'the loss is {loss} in epoch {learn.epoch+1}, step {learn.step}: try a lower learning rate than {learn.recipe.lr:g}; what was saved last is as it was')
+
 class MetricsCB(Callback):
     "Adds a row to `history` every epoch: loss and accuracy of both splits, last learning rate, seconds"
     order = -10
-    def before_epoch(self, learn): self.sums, self.start = {True: 0, False: 0}, time.time()
+    def before_epoch(self, learn):
+        done = learn.sums[True] if learn.batch else 0                                    # of an epoch that was begun before
+        learn.sums, self.start = {True: torch.as_tensor(done, device=learn.accelerator.device), False: 0}, time.time()-(learn.seconds if learn.batch else 0)
     def after_batch(self, learn):
         n, hits = len(learn.yb), (learn.preds.argmax(1)==learn.yb).sum()
-        if learn.training: self.lr = learn.opt.param_groups[0]['lr']                     # before `ScheduleCB` moves it
-        self.sums[learn.training] += torch.stack([learn.loss.detach()*n, hits, torch.full_like(hits, n)]).float()
+        if learn.training: learn.lr = learn.opt.param_groups[0]['lr']                    # before `ScheduleCB` moves it
+        learn.seconds = time.time()-self.start
+        learn.sums[learn.training] = learn.sums[learn.training] + torch.stack([learn.loss.detach()*n, hits, torch.full_like(hits, n)]).float()
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name,training in (('train',True), ('valid',False)):
-            loss, hits, n = torch.as_tensor(self.sums[training]).expand(3).tolist()
+            loss, hits, n = torch.as_tensor(learn.sums[training]).expand(3).tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
-        learn.history.append(row | dict(lr=self.lr, seconds=round(time.time()-self.start, 2)))
+        learn.history.append(row | dict(lr=learn.lr, seconds=round(time.time()-self.start, 2)))
 
 class ScheduleCB(Callback):
     "Moves the learning rate: every batch for OneCycleLR, every epoch for the others"
@@ -257,30 +283,64 @@ class TimeCB(Callback):
         if len(self.seconds)==self.n: raise CancelFit
 
 # %% ../nbs/02_train.ipynb #7b0723d1
+def _replace(path, data):
+    "Write bytes to a file that is there whole or not at all"
+    part = Path(f'{path}.part')
+    try:
+        with part.open('wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
 def save_checkpoint(
-    path:str, # file to write
-    learn:Learner, # at the end of an epoch
-)->Path: # the file
-    "Write everything that `learn` needs to go on"
-    path, part = Path(path), Path(f'{path}.part')
-    torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), sched=learn.sched.state_dict(),
-                    epoch=learn.epoch, step=learn.step, history=learn.history), part)
-    os.replace(part, path)
+    path:str, # file to write; the one that was there becomes `path.before`
+    learn:Learner, # between two batches, or two epochs
+)->Path: # the file; raises `OSError` if it cannot be written, and leaves what was there
+    "Write everything that `learn` needs to go on as if nothing had been"
+    path, f = Path(path), io.BytesIO()
+    torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), sched=learn.sched.state_dict(), rng=get_rng() if learn.batch else None, history=learn.history,
+                    epoch=learn.epoch, step=learn.step, batch=learn.batch, train_sums=learn.sums[True], lr=learn.lr, seconds=learn.seconds), f)
+    data, new = f.getvalue(), Path(f'{path}.new')
+    _replace(new, hashlib.sha256(data).digest()+data)
+    if path.exists(): os.replace(path, f'{path}.before')
+    os.replace(new, path)
     return path
 
+def _read_checkpoint(path):
+    "What is in a checkpoint file; raises `ValueError` if it is not as it was written"
+    data = Path(path).read_bytes()
+    if hashlib.sha256(data[32:]).digest()!=data[:32]: raise ValueError('the file is damaged')
+    return torch.load(io.BytesIO(data[32:]), map_location='cpu', weights_only=True)
+
 def load_checkpoint(
-    path:str, # as written by `save_checkpoint`
+    path:str, # as written by `save_checkpoint`; if it is damaged or gone, `path.before` is used
     learn:Learner, # made with the same recipe and data
 )->Learner: # `learn`, ready for `fit`
-    "Put `learn` where it was; raises `FileNotFoundError`, or `ValueError` if the file is not a checkpoint of this model"
-    if not Path(path).is_file(): raise FileNotFoundError(f'no checkpoint {str(path)!r}')
+    "Put `learn` where it was; raises `FileNotFoundError`, or `ValueError` if there is no whole checkpoint of this model; warns if it is not the newest"
+    d, wrong, gone = None, [], []
+    for p in (Path(path), Path(f'{path}.before')):
+        if not p.is_file():
+            gone.append(f'{p} is gone')
+            continue
+        try: d = _read_checkpoint(p)
+        except (ValueError, OSError) as e:
+            wrong.append(f'{p}: {e}')
+            continue
+        break
+    if d is None and not wrong: raise FileNotFoundError(f'no checkpoint {str(path)!r}')
+    if d is None: raise ValueError(f'no checkpoint can be read: {"; ".join(wrong)}')
     try:
-        d = torch.load(path, map_location='cpu', weights_only=True)
         learn.model.load_state_dict(d['model'])
         learn.opt.load_state_dict(d['opt'])
         learn.sched.load_state_dict(d['sched'])
-        learn.epoch, learn.step, learn.history = d['epoch'], d['step'], d['history']
-    except Exception as e: raise ValueError(f'{path} is not a checkpoint of this run: {type(e).__name__}: {e}') from None
+    except Exception as e: raise ValueError(f'{p} is not a checkpoint of this run: {type(e).__name__}: {e}') from None
+    if wrong or gone: warnings.warn(f'{"; ".join(gone+wrong)}; going on from the one before it, in epoch {d["epoch"]+1}')
+    for k in ('epoch', 'step', 'batch', 'history', 'lr', 'seconds', 'rng'): setattr(learn, k, d[k])
+    learn.sums = {True: d['train_sums'], False: 0}
     return learn
 
 # %% ../nbs/02_train.ipynb #db631334
@@ -289,20 +349,33 @@ def save_history(
     folder:str, # gets `history.csv` and `history.json`
 ):
     "Write a history as CSV and JSON"
-    folder = Path(folder)
-    (folder/'history.json').write_text(json.dumps(history, indent=1))
-    with (folder/'history.csv').open('w', newline='') as f:
-        w = csv.DictWriter(f, fieldnames=list(history[0]))
-        w.writeheader()
-        w.writerows(history)
+    rows = io.StringIO(newline='')
+    w = csv.DictWriter(rows, fieldnames=list(history[0]))
+    w.writeheader()
+    w.writerows(history)
+    for name,text in (('json', json.dumps(history, indent=1)), ('csv', rows.getvalue())): _replace(Path(folder)/f'history.{name}', text.encode())
 
 class CheckpointCB(Callback):
-    "Saves checkpoint and history into `folder` after every epoch"
+    "Saves into `folder` after every epoch, every so many `minutes` inside one, and when interrupted (the second time, it ends at once)"
     order = 30
-    def __init__(self, folder): self.folder = Path(folder)
+    def __init__(self, folder, minutes=5): self.folder, self.minutes = Path(folder), minutes
+    def before_fit(self, learn):
+        self.saved, self.asked = time.monotonic(), False
+        self.was = signal.signal(signal.SIGINT, self._ask) if threading.current_thread() is threading.main_thread() else None
+    def _ask(self, *_):
+        if self.asked: raise KeyboardInterrupt
+        self.asked = True
+    def save(self, learn):
+        save_checkpoint(self.folder/'checkpoint.pt', learn)
+        self.saved = time.monotonic()
+    def after_batch(self, learn):
+        if self.asked or learn.training and time.monotonic()-self.saved>=60*self.minutes: self.save(learn)
+        if self.asked: raise KeyboardInterrupt(f'interrupted in epoch {learn.epoch+1}; saved, to be resumed from {self.folder}')
     def after_epoch(self, learn):
         save_history(learn.history, self.folder)
-        save_checkpoint(self.folder/'checkpoint.pt', learn)
+        self.save(learn)
+    def after_fit(self, learn):
+        if self.was is not None: signal.signal(signal.SIGINT, self.was)
 
 class TensorBoardCB(Callback):
     "Writes the history as TensorBoard scalars into `folder` (extra `board`)"

@@ -1,0 +1,211 @@
+"What is handed in: images, folders, archives, weights, uploads; good ones are read, bad ones refused by name"
+import io, json, os, pickle, random, tarfile, warnings
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from cifar_cam.data import CLASSES, load_images, load_picture
+from cifar_cam.explorer import Explorer
+from cifar_cam.gradcam import explain
+from cifar_cam.model import load_model, read_weights, resnet18, save_weights
+
+FUZZ, SEED = 2_500, 0    # inputs of each of four doors
+
+@pytest.fixture(scope='module')
+def sample(): return load_images('sample', 'test')
+
+def encoded(im, kind='png', **kw):
+    f = io.BytesIO()
+    im.save(f, kind, **kw)
+    return f.getvalue()
+
+def bomb(width, height):
+    "A PNG whose header promises many pixels"
+    data = bytearray(encoded(Image.new('L', (8, 8))))
+    data[16:24] = width.to_bytes(4, 'big')+height.to_bytes(4, 'big')
+    import zlib
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, 'big')
+    return bytes(data)
+
+def test_pictures(sample, tried):
+    im = Image.fromarray(sample.images[0]).resize((64, 48))
+    frames = [im.rotate(k).convert('P') for k in (0, 90)]
+    for name,data in {'grey': encoded(im.convert('L')), '16 bits': encoded(Image.fromarray(np.arange(64*48, dtype=np.uint16).reshape(48, 64)*20)), 'CMYK': encoded(im.convert('CMYK'), 'jpeg'), 'palette': encoded(im.convert('P')),
+                      'transparent': encoded(im.convert('RGBA')), 'one bit': encoded(im.convert('1')), 'animated': encoded(frames[0], 'gif', save_all=True, append_images=frames[1:]), 'one pixel': encoded(im.resize((1, 1))), 'webp': encoded(im, 'webp')}.items():
+        got = load_picture(data)
+        assert (got.shape, got.dtype)==((32, 32, 3), np.uint8)
+        tried(f'picture: {name}', said='read')
+    png, jpg = encoded(im), encoded(im, 'jpeg')
+    for name,data,match in (('empty', b'', 'not an image'), ('words', b'hello', 'not an image'), ('PNG cut off', png[:len(png)//2], 'cannot be read'), ('JPEG cut off', jpg[:len(jpg)//2], 'cannot be read'),
+                            ('header only', png[:40], 'cannot be read|not an image'), ('promises 10**10 pixels', bomb(100_000, 100_000), 'pixels|exceeds'), ('promises 10**8 pixels', bomb(10_000, 10_000), 'at most 50,000,000'), ('zero wide', bomb(0, 8), 'cannot be read|not an image')):
+        with pytest.raises(ValueError, match=match) as said: load_picture(data)
+        tried(f'picture: {name}', said=said.value)
+
+def write(root, files):
+    for name,data in files.items():
+        (root/name).parent.mkdir(parents=True, exist_ok=True)
+        (root/name).write_bytes(data)
+    return root
+
+def archive(path, members):
+    "A tar.gz of `(TarInfo or name, bytes)`"
+    with tarfile.open(path, 'w:gz') as tar:
+        for info,data in members:
+            if isinstance(info, str): info = tarfile.TarInfo(info)
+            if info.isreg(): info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+def test_folders(sample, tmp_path, tried):
+    png = encoded(Image.fromarray(sample.images[0]))
+    def load(root, split='train'): return load_images(str(root), split, tmp_path/'cache')
+    odd = write(tmp_path/'a folder, größer 猫', {'train/my cat/ä b.png': png, 'train/Hund/1.jpg': encoded(Image.fromarray(sample.images[1]), 'jpeg'), 'test/my cat/1.png': png})
+    assert load(odd).classes==('Hund', 'my cat')
+    tried('folder: spaces and letters of any alphabet', said='read')
+    write(odd, {'train/my cat/.DS_Store': b'x', 'train/my cat/notes.txt': b'x', 'train/my cat/._1.png': b'x'})
+    assert len(load(odd))==2
+    tried('folder: other files beside the images', said='passed over')
+    (odd/'train'/'loop').symlink_to(odd/'train')
+    assert len(load(odd))==2
+    (odd/'train'/'loop').unlink()
+    tried('folder: a link in a circle', said='followed once')
+    os.mkfifo(odd/'train'/'my cat'/'pipe.png')
+    assert len(load(odd))==2
+    tried('folder: a pipe among the images', said='passed over')
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        write(odd, {'train/Hund/2.png': encoded(Image.fromarray(sample.images[0]).resize((50, 20)))})
+        assert load(odd).images.shape==(3, 32, 32, 3)
+    tried('folder: an image of another size', said=said[0].message)
+    (cache,) = [f for f in (tmp_path/'cache').glob('*.npz') if np.load(f)['images'].shape[0]==3]
+    good = cache.read_bytes()
+    for k in (0, 10, len(good)//2): cache.write_bytes(good[:k]); assert len(load(odd))==3
+    tried('cache cut off', 3, said='made anew')
+    for name,root,match in (('empty', write(tmp_path/'e', {'x': b''}), 'has neither train'), ('no test split', write(tmp_path/'n', {'test/a/1.png': png}), "has neither train"), ('a broken image', write(tmp_path/'b', {'train/a/1.png': b'no'}), r'train/a/1.png is not an image')):
+        with pytest.raises(ValueError, match=match) as e: load(root)
+        tried(f'folder: {name}', said=e.value)
+    with pytest.raises(FileNotFoundError) as e: load(tmp_path/'nowhere')
+    tried('folder: is not there', said=e.value)
+    from cifar_cam.report import measure
+    with pytest.raises(ValueError, match='the weights know airplane') as e: measure('cifar10', str(write(tmp_path/'two', {'test/cat/1.png': png, 'test/dog/1.png': png})))
+    tried('folder: other classes than the weights', said=e.value)
+
+def test_archives(sample, tmp_path, tried):
+    png = encoded(Image.fromarray(sample.images[0]))
+    def load(path): return load_images(str(path), 'train', tmp_path/'cache')
+    fine = archive(tmp_path/'fine.tar.gz', [('data/train/cat/1.png', png), ('data/train/dog/1.png', png)])
+    assert load(fine).classes==('cat', 'dog')
+    def info(name, **kw):
+        t = tarfile.TarInfo(name)
+        for k,v in kw.items(): setattr(t, k, v)
+        return t
+    huge = info('train/cat/1.png', size=5_000_000_000_000)
+    for name,members,match in (('leads out by ..', [('../train/cat/1.png', png)], 'refused'), ('absolute name', [('/train/cat/1.png', png)], 'refused'), ('a symbolic link', [(info('train/cat/1.png', type=tarfile.SYMTYPE, linkname='/etc/passwd'), b'')], 'refused'),
+                               ('a hard link', [(info('train/cat/1.png', type=tarfile.LNKTYPE, linkname='/etc/passwd'), b'')], 'refused'), ('a device', [(info('train/cat/1.png', type=tarfile.CHRTYPE), b'')], 'has neither'), ('nothing', [], 'has neither'), ('a broken image', [('train/cat/1.png', b'x')], 'not an image')):
+        with pytest.raises(ValueError, match=match) as e: load(archive(tmp_path/f'{name}.tar.gz', members))
+        tried(f'archive: {name}', said=e.value)
+    (tmp_path/'huge.tar').write_bytes(huge.tobuf(tarfile.GNU_FORMAT)+bytes(1024))
+    with pytest.raises(ValueError, match='at most 1,000 are read') as e: load(tmp_path/'huge.tar')
+    tried('archive: a file of 5 TB', said=e.value)
+    whole = fine.read_bytes()
+    for k in range(20, len(whole)-20, len(whole)//10):
+        (tmp_path/'cut.tar.gz').write_bytes(whole[:k])
+        with pytest.raises((ValueError, FileNotFoundError)) as e: load(tmp_path/'cut.tar.gz')
+    tried('archive: cut off', 10, said=e.value)
+    (tmp_path/'words.tar.gz').write_bytes(b'hello')
+    with pytest.raises(ValueError, match='neither a folder nor') as e: load(tmp_path/'words.tar.gz')
+    tried('archive: is none', said=e.value)
+    class Evil:
+        def __reduce__(self): return os.system, (f'touch {tmp_path}/gotcha',)
+    for name,value,match in (('runs a command', {'data': Evil(), 'labels': [0]}, 'refused to unpickle'), ('is no dict', [1, 2], ''), ('has no labels', {'data': np.zeros((1, 3072), np.uint8)}, ''), ('images of a wrong shape', {'data': np.zeros((2, 100), np.uint8), 'labels': [0, 1]}, ''),
+                             ('labels beyond the classes', {'data': np.zeros((2, 3072), np.uint8), 'labels': [0, 12]}, 'labels run from'), ('more labels than images', {'data': np.zeros((2, 3072), np.uint8), 'labels': [0]*3}, '2 images, 3 labels')):
+        with pytest.raises(ValueError, match=match) as e: load(archive(tmp_path/'b.tar.gz', [('cifar-10-batches-py/data_batch_1', pickle.dumps(value))]))
+        tried(f'official batch: {name}', said=e.value)
+    assert not (tmp_path/'gotcha').exists()
+    assert {p.name for p in tmp_path.iterdir() if p.suffix not in ('.gz', '.tar')}=={'cache'}
+
+def test_weights(tmp_path, tried):
+    small = resnet18()
+    good = Path(save_weights(small, tmp_path/'good.safetensors', half=True, classes=CLASSES)).read_bytes()
+    bad = tmp_path/'bad.safetensors'
+    for name,data in (('cut off', good[:len(good)//2]), ('empty', b''), ('words', b'hello'), ('header of 10**18 bytes', (10**18).to_bytes(8, 'little')+good[8:]), ('header is not JSON', good[:8]+b'x'*200+good[208:])):
+        bad.write_bytes(data)
+        with pytest.raises(ValueError, match='holds no weights that can be read') as e: read_weights(bad)
+        tried(f'weights: {name}', said=e.value)
+    class Evil:
+        def __reduce__(self): return os.system, (f'touch {tmp_path}/gotcha',)
+    torch.save({'net': Evil()}, tmp_path/'evil.pt')
+    with pytest.raises(ValueError, match='holds no weights') as e: load_model(str(tmp_path/'evil.pt'))
+    assert not (tmp_path/'gotcha').exists()
+    tried('weights: a .pt that runs a command', said=str(e.value)[:90])
+    for name,match,state in (('a shape is wrong', 'fc.weight is', {**small.state_dict(), 'fc.weight': torch.zeros(7, 512)}), ('one is missing', 'no fc.bias', {k: v for k,v in small.state_dict().items() if k!='fc.bias'}), ('one too many', 'other is not in the model', {**small.state_dict(), 'other': torch.zeros(1)}), ('a list', '', [1, 2]), ('a word for a tensor', '', {**small.state_dict(), 'fc.bias': 'word'})):
+        torch.save(state, tmp_path/'x.pt')
+        with pytest.raises(ValueError, match=match) as e: resnet18(weights=str(tmp_path/'x.pt'))
+        tried(f'weights: {name}', said=str(e.value)[:110])
+    with pytest.raises(FileNotFoundError) as e: load_model('resnet99')
+    tried('weights: not there', said=e.value)
+
+def test_names_cannot_break_out_of_pages(sample, tmp_path, tried):
+    from dataclasses import replace
+    evil = '<img src=x onerror=alert(1)></script>'
+    app = Explorer(load_model(), replace(sample[:3], classes=[evil, *CLASSES[1:]]))
+    assert evil not in app.page() and evil not in app.bars(app.view(0))
+    app.widget
+    assert evil not in app.caption.value
+    tried('class name that is HTML, in the explorer', said='escaped')
+    from datetime import datetime
+    def upload(name, content, size=None): app.upload.value = [dict(name=name, size=size or len(content), type='image/png', content=content, last_modified=datetime.now())]
+    upload('x.png', b'x', 10**9)
+    assert 'at most 20 are read' in app.caption.value
+    tried('upload of 1 GB', said='at most 20 are read')
+    upload('<b>.png', bomb(60_000, 60_000))
+    assert 'pixels' in app.caption.value or 'exceeds' in app.caption.value
+    tried('upload that promises 10**9 pixels', said='refused')
+
+def mutated(dice, data):
+    "A copy of some bytes with a few of them changed, cut or repeated"
+    data = bytearray(data)
+    for _ in range(dice.randrange(1, 8)):
+        k = dice.randrange(len(data)) if data else 0
+        what = dice.randrange(4)
+        if what==0 and data: data[k] = dice.randrange(256)
+        elif what==1: data[k:k+dice.randrange(1, 64)] = b''
+        elif what==2: data[k:k] = data[k:k+dice.randrange(1, 64)]
+        elif data: data[k:k+4] = dice.choice([b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\xff\xff'])
+    return bytes(data)
+
+def test_ten_thousand_mutated_inputs(sample, tmp_path, tried):
+    im, dice = Image.fromarray(sample.images[0]), random.Random(SEED)
+    pictures = [encoded(im), encoded(im, 'jpeg'), encoded(im, 'gif'), encoded(im, 'webp'), encoded(im, 'bmp'), encoded(im, 'tiff')]
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode='w') as t:
+        for name,data in (('train/cat/1.png', pictures[0]), ('train/dog/2.jpg', pictures[1]), ('cifar-10-batches-py/test_batch', pickle.dumps({'data': np.zeros((2, 3072), np.uint8), 'labels': [0, 1]}))):
+            i = tarfile.TarInfo(name)
+            i.size = len(data)
+            t.addfile(i, io.BytesIO(data))
+    tar = tar.getvalue()[:6144]
+    from safetensors.torch import save
+    weights = save({'fc.weight': torch.zeros(2, 3), 'fc.bias': torch.zeros(2)}, {'classes': json.dumps(['a', 'b'])})
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    x = torch.randn(2, 3, 8, 8)
+    inside = tmp_path/'inside'
+    inside.mkdir()
+    def picture(): return load_picture(mutated(dice, dice.choice(pictures)))
+    def file(name, data, read):
+        (inside/name).write_bytes(mutated(dice, data))
+        return read(inside/name)
+    def asked():
+        target = dice.choice([None, 0, 3, -1, 1.5, 'cat', [0, 1], [0]*3, [[0, 1], [1, 2]], [], torch.tensor([1, 9]), torch.zeros(2), lambda z: z[:, 0], lambda z: z.sum(), lambda z: None])
+        return explain(net, x, target, dice.choice([None, '0', '1', '4', '9', '', [], ['0', '1'], ['0', 'x']]), dice.choice(['gradcam', 'layercam', 'finercam', 'cam', 'lime', '', None]), smooth=dice.choice([0, 0, 2]))
+    doors = dict(pictures=picture, archives=lambda: file('a.tar', tar, lambda p: load_images(str(p), dice.choice(['train', 'test']), inside)), weights=lambda: file('w.safetensors', weights, read_weights), explain=asked)
+    for name,door in doors.items():
+        good, kinds = 0, {}
+        for _ in range(FUZZ):
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                try: door(); good += 1
+                except (ValueError, FileNotFoundError) as e: kinds[str(e)[:30]] = 1
+        assert FUZZ>good>0 or name=='weights'
+        tried(f'fuzz: {name}, seed {SEED}', FUZZ, said=f'{good} accepted, {FUZZ-good} refused')
+    assert [p.name for p in tmp_path.iterdir()]==['inside']

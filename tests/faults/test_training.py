@@ -1,0 +1,193 @@
+"What a run survives: killed, interrupted, damaged, disk full, two at once"
+import hashlib, io, multiprocessing, os, random, resource, signal, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+import pytest
+import torch
+from torch import nn
+from cifar_cam.data import get_dls, load_images
+from cifar_cam.recipes import get_recipe
+from cifar_cam.train import CheckpointCB, Learner, load_checkpoint, save_checkpoint
+
+KILLS = 20
+
+def learner(cbs=(), epochs=4, workers=0):
+    "A small network with batch norm and dropout on real, augmented images"
+    recipe = replace(get_recipe('demo'), epochs=epochs, bs=50, sizes=())
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(.3), nn.Flatten(), nn.Linear(512, 10))
+    return Learner(m, get_dls(load_images('sample', 'train')[:1000], recipe.bs, recipe.augment, num_workers=workers), recipe, list(cbs), 'no')
+
+def train(folder, state=None):
+    "Train, from the checkpoint if there is one, saving after every batch; in a process that may be killed"
+    torch.set_num_threads(1)
+    learn = learner([CheckpointCB(folder, minutes=0)])
+    try: load_checkpoint(folder/'checkpoint.pt', learn)
+    except FileNotFoundError: pass
+    if state: state.set()
+    learn.fit()
+
+def same(a, b):
+    "Whether two learners ended alike, to the bit, but for the seconds"
+    def rows(l): return [{k: v for k,v in r.items() if k!='seconds'} for r in l.history]
+    def tensors(d): return [t for v in d.values() for t in (tensors(v) if isinstance(v, dict) else [v])]
+    return rows(a)==rows(b) and all(x.equal(y) if isinstance(x, torch.Tensor) else x==y for x,y in zip(tensors(a.model.state_dict())+tensors(a.opt.state_dict()['state'])+[a.sched.state_dict()['last_epoch']], tensors(b.model.state_dict())+tensors(b.opt.state_dict()['state'])+[b.sched.state_dict()['last_epoch']]))
+
+@pytest.fixture(scope='module')
+def unbroken():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    learn = learner()
+    learn.fit()
+    torch.set_num_threads(threads)
+    return learn
+
+def read(folder):
+    "The learner at the end of a run"
+    return load_checkpoint(folder/'checkpoint.pt', learner())
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path, tried):
+    mp, dice, kills, runs, steps = multiprocessing.get_context('forkserver'), random.Random(0), 0, 0, []
+    mp.set_forkserver_preload(['cifar_cam.train', 'cifar_cam.data', 'albumentations', 'accelerate'])
+    while kills<KILLS:
+        runs += 1
+        folder = tmp_path/f'run{runs}'
+        folder.mkdir()
+        while True:
+            started = mp.Event()
+            p = mp.Process(target=train, args=(folder, started))
+            p.start()
+            assert started.wait(60)
+            p.join(dice.uniform(.02, .5))
+            if p.exitcode is not None: break
+            p.kill()
+            p.join()
+            kills += 1
+        assert p.exitcode==0
+        assert same(read(folder), unbroken)
+    tried('SIGKILL at a random moment of training', kills, 'nothing (the same bits)', f'{runs} runs')
+
+def test_workers_change_nothing(unbroken, tried):
+    torch.set_num_threads(1)
+    learn = learner(workers=2)
+    learn.fit()
+    torch.set_num_threads(2)
+    assert same(learn, unbroken)
+
+def command(*args, cwd, **kw): return subprocess.Popen([Path(sys.executable).with_name('cifar-cam'), *map(str, args)], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kw)
+
+def wait_until(there, process, seconds=120):
+    for _ in range(10*seconds):
+        if there(): return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(.1)
+    raise TimeoutError
+
+def test_the_command_is_interrupted_locked_and_killed(tmp_path, tried):
+    run, goes_on = tmp_path/'run', ('train', '--resume', 'run')
+    p = command('train', '--epochs', 2, '--out', 'run', cwd=tmp_path)
+    wait_until((run/'recipe.json').exists, p)
+    time.sleep(3)
+    second = command(*goes_on, cwd=tmp_path)
+    said = second.communicate(timeout=60)[1]
+    assert (second.returncode, 'is being trained by another process' in said)==(1, True)
+    tried('two processes train one run', said=said)
+    p.send_signal(signal.SIGINT)
+    said = p.communicate(timeout=60)[1]
+    assert (p.returncode, 'saved, to be resumed from run' in said, 'Traceback' in said)==(130, True, False)
+    tried('Ctrl-C', said=said.splitlines()[-1])
+    before = hashlib.sha256((run/'checkpoint.pt').read_bytes()).digest()
+    p = command(*goes_on, cwd=tmp_path)
+    time.sleep(6)
+    p.kill()
+    p.communicate()
+    assert hashlib.sha256((run/'checkpoint.pt').read_bytes()).digest()==before
+    tried('SIGKILL of the command; the lock it leaves is in nobody’s way')
+    p = command(*goes_on, cwd=tmp_path)
+    time.sleep(8)
+    p.send_signal(signal.SIGINT)
+    said = p.communicate(timeout=60)[1]
+    assert p.returncode==130, said
+    new, old = (torch.load(io.BytesIO((run/name).read_bytes()[32:]), weights_only=True)['step'] for name in ('checkpoint.pt', 'checkpoint.pt.before'))
+    assert new>old>0
+
+@pytest.fixture
+def saved(tmp_path):
+    "A folder with two checkpoints, of steps 3 and 4, and the newer one as it was"
+    learn = learner(epochs=1)
+    class Save(CheckpointCB):
+        def after_batch(self, learn):
+            if learn.step in (3, 4): self.save(learn)
+            if learn.step==4: raise KeyboardInterrupt
+    learn.cbs.append(Save(tmp_path))
+    with pytest.raises(KeyboardInterrupt): learn.fit()
+    return tmp_path/'checkpoint.pt', (tmp_path/'checkpoint.pt').read_bytes()
+
+def step(path): return load_checkpoint(path, learner(epochs=1)).step
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(saved, tried):
+    path, good = saved
+    dice = random.Random(1)
+    def damaged(fault, versions):
+        for data in versions:
+            path.write_bytes(data)
+            with pytest.warns(UserWarning, match='going on from the one before it') as said: assert step(path)==3
+        tried(fault, len(versions), 'one save', said[0].message)
+    damaged('checkpoint truncated', [good[:dice.randrange(len(good))] for _ in range(20)])
+    damaged('checkpoint with a flipped bit', [good[:k] + bytes([good[k]^1<<dice.randrange(8)]) + good[k+1:] for k in (dice.randrange(len(good)) for _ in range(20))])
+    damaged('checkpoint empty', [b''])
+    damaged('checkpoint of zeros', [bytes(len(good))])
+    path.unlink()
+    with pytest.warns(UserWarning, match='is gone'): assert step(path)==3
+    tried('killed between two renames: the newest file missing', 1, 'one save')
+    path.write_bytes(good)
+    Path(f'{path}.new.part').write_bytes(good[:100])
+    assert step(path)==4
+    tried('killed while writing: a part left behind')
+    for p in (path, Path(f'{path}.before')): p.write_bytes(b'?')
+    with pytest.raises(ValueError, match='no checkpoint can be read'): step(path)
+    tried('both checkpoints damaged', 1, 'the run', 'no checkpoint can be read: ...')
+
+def test_a_full_disk_leaves_the_last_checkpoint(saved, tried):
+    path, good = saved
+    learn = load_checkpoint(path, learner(epochs=1))
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for size in (0, 1000, len(good)//2):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+        try:
+            with pytest.raises(OSError) as said: save_checkpoint(path, learn)
+        finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert path.read_bytes()==good and sorted(p.name for p in path.parent.iterdir())==['checkpoint.pt', 'checkpoint.pt.before']
+    signal.signal(signal.SIGXFSZ, was)
+    tried('no room for a checkpoint', 3, said=said.value)
+
+def test_folders_that_are_no_runs(tmp_path, tried):
+    from cifar_cam.report import new_run, train_run
+    def refused(fault, error, match, act):
+        with pytest.raises(error, match=match) as said: act()
+        tried(fault, said=said.value)
+    (tmp_path/'full').mkdir(); (tmp_path/'full'/'mine.txt').write_text('mine'); (tmp_path/'file').write_text(''); (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'recipe.json').write_text('{"name": "dem')
+    refused('--out is not empty', ValueError, 'is not empty', lambda: new_run('x', tmp_path/'full'))
+    refused('--out is a file', ValueError, 'is a file', lambda: new_run('x', tmp_path/'file'))
+    refused('--out cannot be made', OSError, 'cannot make the folder', lambda: new_run('x', '/proc/none/run'))
+    refused('--resume of a folder that is no run', FileNotFoundError, 'no recipe', lambda: train_run(tmp_path/'full'))
+    refused('--resume of a folder that there is not', FileNotFoundError, 'no run', lambda: train_run(tmp_path/'nowhere'))
+    refused('recipe.json cut off', ValueError, 'is not a recipe', lambda: train_run(tmp_path/'bad'))
+    assert (tmp_path/'full'/'mine.txt').read_text()=='mine'
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tried):
+    learn = learner([CheckpointCB(tmp_path, minutes=0)], epochs=1)
+    class Poison(CheckpointCB):
+        order = -1
+        def __init__(self): pass
+        def before_fit(self, learn): pass
+        def before_batch(self, learn):
+            if learn.step==5: learn.xb = learn.xb*float('nan')
+        def after_batch(self, learn): pass
+        def after_fit(self, learn): pass
+    learn.cbs.insert(0, Poison())
+    with pytest.raises(RuntimeError, match='the loss is nan in epoch 1, step 6') as said: learn.fit()
+    good = load_checkpoint(tmp_path/'checkpoint.pt', learner(epochs=1))
+    assert good.step==5 and all(p.isfinite().all() for p in good.model.parameters())
+    tried('loss is no number', said=said.value)
