@@ -8,7 +8,7 @@ Docs: https://cifar-cam.github.io/cifar_cam/cli.html.md"""
 __all__ = ['COMMANDS', 'run', 'train', 'evaluate', 'explain', 'explore', 'report', 'faithfulness', 'main']
 
 # %% ../nbs/09_cli.ipynb #10a687e8
-import sys, warnings
+import os, sys, warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def run(
 ):
     "Train, evaluate, find the mistakes, explain them, and write a report."
     from cifar_cam.report import evaluate_run, new_run, train_run, write_report
+    if int(os.environ.get('WORLD_SIZE', 1))>1: raise ValueError('run works in one process: use train, then evaluate and report')
     if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
     r = _recipe(recipe, seed, epochs)
     folder = new_run(r.name if weights is None else Path(weights).stem, out)
@@ -71,7 +72,8 @@ def train(
     if weights and resume: raise ValueError('--weights is for a new run, not for --resume')
     r = None if resume else _recipe(recipe, seed, epochs, weights or dry_run)
     if dry_run: return _foretell(r, plan_run(r, data, workers, weights=weights))
-    print(f'weights  {train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers, weights=weights)}')
+    weights = train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers, weights=weights)
+    if _main(): print(f'weights  {weights}')
 
 # %% ../nbs/09_cli.ipynb #b21a226b
 def evaluate(
@@ -110,7 +112,7 @@ def explain(
 def explore(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
-    port:int=0, # of 127.0.0.1 (default: a free one)
+    port:int=0, # port of this machine; 0 for a free one
     no_browser:bool=False, # only print the address
     html:str=None, # serve nothing, and write a page that needs no server to this file: 25 mistakes and 25 images that are right
 ):
@@ -148,6 +150,8 @@ def faithfulness(
     print(f'\nmarked images seen as {about["target"]}: {about["shares"]["marked"]:.0%}, with the mark removed {about["shares"]["removed"]:.0%}\nwritten  {folder}, in {tqdm.format_interval(about["seconds"])}')
 
 # %% ../nbs/09_cli.ipynb #6e894c7b
+def _main(): return os.environ.get('RANK', '0')=='0'                             # of several processes, the one that speaks
+
 COMMANDS = dict(run=run, train=train, evaluate=evaluate, explain=explain, explore=explore, faithfulness=faithfulness, report=report)
 
 def main(
@@ -171,5 +175,8 @@ def main(
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as e: code, msg = 2, e
     except (OSError, RuntimeError) as e: code, msg = 1, e
     else: return 0
-    print(f'cifar-cam: {msg}', file=sys.stderr)
+    if _main(): print(f'cifar-cam: {msg}', file=sys.stderr)
     return code
+
+# %% ../nbs/09_cli.ipynb #ebff4acc
+if __package__ and __name__=='__main__': sys.exit(main())

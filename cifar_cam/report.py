@@ -9,7 +9,7 @@ __all__ = ['new_run', 'machine', 'make_learner', 'pflop', 'run_cost', 'train_run
            'write_report', 'explain_picture', 'explain_dataset', 'load_maps', 'faithfulness_run', 'load_comparison']
 
 # %% ../nbs/08_report.ipynb #f8bbde3a
-import base64, html, json, math, platform, time, zlib
+import base64, html, json, math, os, platform, time, zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -30,15 +30,19 @@ from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB,
 from .viz import plot_comparison, plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
 
 # %% ../nbs/08_report.ipynb #b37da528
+def _main(): return int(os.environ.get('RANK', 0))==0                          # of several processes, the one that writes
+
 def new_run(
     name:str, # what the run is called, for instance its recipe
     out:str=None, # the folder to use; `None`: the first free one of `runs/name`, `runs/name-2`, ...
 )->Path: # the folder, made; raises `ValueError` if `out` holds something, `OSError` if it cannot be written
     "A folder for a new run"
     if out is None:
+        if int(os.environ.get('WORLD_SIZE', 1))>1: raise ValueError('several processes must be told the folder: --out FOLDER')
         names = (f'{name}-{i}' if i>1 else name for i in range(1, 10_000))
         out = next(p for p in (Path('runs')/n for n in names) if not (p.is_dir() and any(p.iterdir())))
     out = Path(out)
+    if not _main(): return out
     if out.is_dir() and any(out.iterdir()): raise ValueError(f'{out} is not empty: choose another folder')
     if out.exists() and not out.is_dir(): raise ValueError(f'{out} is a file: choose a folder')
     try: out.mkdir(parents=True, exist_ok=True)
@@ -115,6 +119,7 @@ def train_run(
 def _alone(run):
     "Refuse a run that another process is training"
     from filelock import FileLock, Timeout
+    if not _main(): yield; return
     if not Path(run).is_dir(): raise FileNotFoundError(f'no run in {str(run)!r}')
     try:
         with FileLock(Path(run)/'.lock', timeout=0): yield
@@ -129,12 +134,15 @@ def _train_run(run, recipe, data, tensorboard, num_workers, cbs, weights):
     else: recipe.starts_from(weights)
     ims = load_images(data, 'train')
     if weights: _check_classes(read_weights(weights)[1], data, ims)
-    cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard else []), *cbs]
+    cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard and _main() else []), *cbs]
     learn = make_learner(recipe, ims, num_workers, cbs, weights)
-    if not resume: save_recipe(recipe, run/'recipe.json', data=lasting(data), weights=lasting(weights, SHIPPED), **run_cost(learn, ims))
+    if not resume and _main(): save_recipe(recipe, run/'recipe.json', data=lasting(data), weights=lasting(weights, SHIPPED), **run_cost(learn, ims))
     if saved: load_checkpoint(run/'checkpoint.pt', learn)
     learn.fit()
-    return save_weights(learn.model, run/'model.safetensors', classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **_stats(recipe.mean, recipe.std))
+    weights = run/'model.safetensors'
+    if _main(): save_weights(learn.model, weights, classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **_stats(recipe.mean, recipe.std))
+    learn.accelerator.end_training()
+    return weights
 
 # %% ../nbs/08_report.ipynb #c6f61387
 def plan_run(

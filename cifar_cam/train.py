@@ -6,9 +6,10 @@ Docs: https://cifar-cam.github.io/cifar_cam/train.html.md"""
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'orthogonalize', 'Muon', 'make_optimizer',
-           'make_schedule', 'CancelFit', 'Callback', 'Learner', 'get_rng', 'set_rng', 'FiniteCB', 'MetricsCB',
-           'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB', 'TimeCB', 'save_checkpoint', 'load_checkpoint',
-           'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation', 'evaluate']
+           'make_schedule', 'SumOverAll', 'SyncedNorm', 'sync_norms', 'CancelFit', 'Callback', 'Learner', 'get_rng',
+           'set_rng', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB', 'TimeCB',
+           'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find',
+           'Evaluation', 'evaluate']
 
 # %% ../nbs/02_train.ipynb #97abf65d
 import copy, csv, hashlib, io, json, math, os, signal, threading, time, warnings
@@ -117,6 +118,37 @@ def make_schedule(
     kw = dict(max_lr=[g['lr'] for g in opt.param_groups], total_steps=total_steps) if recipe.schedule=='OneCycleLR' else {}
     return getattr(lr_scheduler, recipe.schedule)(opt, **kw, **recipe.schedule_args)
 
+# %% ../nbs/02_train.ipynb #b43dd656
+class SumOverAll(torch.autograd.Function):
+    "Sum of a tensor over all processes; so is its gradient"
+    @staticmethod
+    def forward(ctx, x):
+        torch.distributed.all_reduce(x := x.clone())
+        return x
+    @staticmethod
+    def backward(ctx, g): return SumOverAll.forward(ctx, g)
+
+class SyncedNorm(nn.BatchNorm2d):
+    "Batch norm over a batch that is spread over processes, in equal parts"
+    def forward(self, x):
+        if not self.training: return super().forward(x)
+        x32, n = x.float(), x.numel()//x.shape[1]*torch.distributed.get_world_size()
+        mean = SumOverAll.apply(x32.sum((0,2,3)))/n                                          # (c,)
+        d = x32 - mean[:, None, None]
+        var = SumOverAll.apply(d.square().sum((0,2,3)))/n                                    # (c,)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var*n/(n-1), self.momentum)
+            self.num_batches_tracked += 1
+        return (d*((var+self.eps).rsqrt()*self.weight)[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+def sync_norms(
+    model:nn.Module # changed in place
+):
+    "Let every `BatchNorm2d` see the batches of all processes"
+    for m in model.modules():
+        if type(m) is nn.BatchNorm2d: m.__class__ = SyncedNorm
+
 # %% ../nbs/02_train.ipynb #8510fc65
 class CancelFit(Exception): "Raised by a callback to end training early, in order"
 
@@ -134,15 +166,14 @@ class Learner:
         cbs=None, # callbacks besides the basic ones; `None`: a progress bar
         mixed_precision:str=None, # `'no'` or `'bf16'`; `None`: what `precision` says
     ):
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DataLoaderConfiguration
         self.model, self.dls, self.recipe = model, dls, recipe
         self.history, self.epoch, self.step = [], 0, 0
         self.sums, self.lr, self.seconds = {True: 0, False: 0}, None, 0.         # of the epoch under way
         self.batch, self.rng = 0, None                                           # batches of this epoch that are done; random state to go on with
         self.total_steps = recipe.epochs*len(dls.train)
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False))   # each process takes its part of every batch
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
-        if self.accelerator.num_processes>1: raise RuntimeError('training in several processes is not supported yet')
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
         self.loss_func = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
@@ -164,7 +195,7 @@ def set_rng(state):
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
     self('before_batch')
-    with autocast(self.xb.device, self.mixed_precision): self.preds = self.net(self.xb.contiguous(memory_format=torch.channels_last)).float()
+    with autocast(self.xb.device, self.mixed_precision): self.preds = (self.net if self.training else self.model)(self.xb.contiguous(memory_format=torch.channels_last)).float()
     self.loss = self.loss_func(self.preds, self.yb)
     if self.training:
         self.accelerator.backward(self.loss + penalty(self.net.parameters(), self.recipe.l1, self.recipe.l2))
@@ -191,6 +222,9 @@ def one_pass(self:Learner, training:bool):
 @patch
 def fit(self:Learner):
     "Train from `epoch` to the end of the recipe; returns the history, a list with a dict for each epoch"
+    if (n := self.accelerator.num_processes)>1:
+        if self.dls.train.batch_size%n: raise ValueError(f'batches of {self.dls.train.batch_size} images cannot be shared by {n} processes')
+        sync_norms(self.model)
     self.model.to(self.accelerator.device, memory_format=torch.channels_last)
     self.net, self.opt_ = self.accelerator.prepare(self.model, self.opt)
     self.dls_ = type(self.dls)(*map(self.accelerator.prepare, self.dls))
@@ -229,7 +263,7 @@ class MetricsCB(Callback):
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name,training in (('train',True), ('valid',False)):
-            loss, hits, n = torch.as_tensor(learn.sums[training]).expand(3).tolist()
+            loss, hits, n = learn.accelerator.reduce(torch.as_tensor(learn.sums[training], device=learn.accelerator.device).float().expand(3).clone()).tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
         learn.history.append(row | dict(lr=learn.lr, seconds=round(time.time()-self.start, 2)))
 
@@ -263,7 +297,7 @@ class ProgressCB(Callback):
     "One bar for the whole run, with the time left and the newest figures"
     order = 20
     def before_fit(self, learn):
-        self.bar = tqdm(total=learn.total_steps, initial=learn.step, desc='training', unit='batch')
+        self.bar = tqdm(total=learn.total_steps, initial=learn.step, desc='training', unit='batch', **{} if learn.accelerator.is_main_process else dict(disable=True))
     def after_batch(self, learn): self.bar.update(int(learn.training))
     def after_epoch(self, learn):
         named = dict(loss='train_loss', train='train_accuracy', valid='valid_accuracy')
@@ -369,9 +403,11 @@ class CheckpointCB(Callback):
         save_checkpoint(self.folder/'checkpoint.pt', learn)
         self.saved = time.monotonic()
     def after_batch(self, learn):
-        if self.asked or learn.training and time.monotonic()-self.saved>=60*self.minutes: self.save(learn)
+        alone = learn.accelerator.num_processes==1                               # several would have to agree on the moment
+        if alone and (self.asked or learn.training and time.monotonic()-self.saved>=60*self.minutes): self.save(learn)
         if self.asked: raise KeyboardInterrupt(f'interrupted in epoch {learn.epoch+1}; saved, to be resumed from {self.folder}')
     def after_epoch(self, learn):
+        if not learn.accelerator.is_main_process: return
         save_history(learn.history, self.folder)
         self.save(learn)
     def after_fit(self, learn):

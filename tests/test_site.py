@@ -49,6 +49,7 @@ def test_every_link_leads_somewhere_and_pictures_have_a_text(site):
 def test_symbols_are_linked_and_source_is_shown(site):
     text = (site/'gradcam.html').read_text(encoding='utf-8')
     assert 'id="explain"' in text and '<math' in text and 'katex' not in text
+    for t in ('first_network', 'read_a_mistake', 'your_own', 'scaling_out'): assert 'After this page' in (site/'tutorials'/f'{t}.html').read_text(encoding='utf-8')
     assert re.search(r'<a href="(\./)?data\.html#load_images"', (site/'train.html').read_text(encoding='utf-8')+(site/'cli.html').read_text(encoding='utf-8')+(site/'explorer.html').read_text(encoding='utf-8')+(site/'data.html').read_text(encoding='utf-8'))
 
 @pytest.mark.skipif(not chromium, reason='no chromium on this machine')

@@ -26,7 +26,7 @@ for c in read_nb(root/'nbs'/'index.ipynb').cells:
     if c.cell_type=='markdown': parts.append(re.sub(r'\]\(([^):]+\.(?:ipynb|webp))', r'](nbs/\1', c.source))
     elif c.cell_type=='code' and '#| hide' not in c.source:
         if '#| echo: false' not in c.source: parts.append('```python\n' + re.sub(r'^#\|.*\n', '', c.source, flags=re.M) + '\n```')
-        instead = re.search('#. readme: (.*)', c.source)                   # what a README cannot show
+        instead = re.search('#. readme: "(.*)"', c.source)                   # what a README cannot show
         text, more = ([instead[1].replace('](', '](nbs/')], {}) if instead else outputs(c)
         parts += text
         files |= more
