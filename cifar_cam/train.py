@@ -166,13 +166,13 @@ class Learner:
         cbs=None, # callbacks besides the basic ones; `None`: a progress bar
         mixed_precision:str=None, # `'no'` or `'bf16'`; `None`: what `precision` says
     ):
-        from accelerate import Accelerator, DataLoaderConfiguration
+        from accelerate import Accelerator, DataLoaderConfiguration, PartialState
         self.model, self.dls, self.recipe = model, dls, recipe
         self.history, self.epoch, self.step = [], 0, 0
         self.sums, self.lr, self.seconds = {True: 0, False: 0}, None, 0.         # of the epoch under way
         self.batch, self.rng = 0, None                                           # batches of this epoch that are done; random state to go on with
         self.total_steps = recipe.epochs*len(dls.train)
-        self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False))   # each process takes its part of every batch
+        self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=PartialState().num_processes>1, even_batches=False))   # its part of every batch
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
