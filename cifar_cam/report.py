@@ -310,6 +310,26 @@ def explain_picture(
     return show_cams(im[None], r, names, size=1.2), [(names[i], p) for i,p in zip(top.indices[:3].tolist(), top.values.tolist())]
 
 # %% ../nbs/08_report.ipynb #c32899a6
+def _explain_batch(model, x, y, target, layers, method):
+    "What is kept of a batch: name -> array"
+    t = None if target=='predicted' else y
+    if target=='both':
+        with torch.no_grad(), eval_mode(model): t = torch.stack([model(x).argmax(1), y], 1)
+    r = explain(model, x, t, layers, method)
+    top = {k: v.abs().amax((-1,-2)) for k,v in r.maps.items()}
+    scaled = {k: (v/top[k].clamp_min(torch.finfo(v.dtype).tiny)[..., None, None]).half() for k,v in r.maps.items()}
+    return {k: v.cpu().numpy() for k,v in dict(logits=r.logits.float(), target=r.target, **scaled, **{f'{k}.top': v for k,v in top.items()}).items()}
+
+def _open_arrays(out, found, n):
+    "Arrays on disk for `n` images: made by one process, `done` last, and opened by all"
+    marks = out/'done.npy'
+    if not marks.exists() and _main():
+        for k,v in found.items(): np.lib.format.open_memmap(out/f'{k}.npy', 'w+', v.dtype, (n, *v.shape[1:]))
+        np.save(out/'done.part.npy', np.zeros(n, bool))
+        os.replace(out/'done.part.npy', marks)
+    while not marks.exists(): time.sleep(.1)
+    return {k: np.load(out/f'{k}.npy', mmap_mode='r+') for k in (*found, 'done')}
+
 def _print(model, batch): return zlib.crc32(b''.join(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for t in (*model.state_dict().values(), *batch)))
 
 def explain_dataset(
@@ -321,39 +341,31 @@ def explain_dataset(
     method:str='gradcam', # key in `METHODS`
     progress:bool=True, # show a bar
 )->Path: # the folder, as for `load_maps`; raises `ValueError` for an unknown target, a loader that does not yield all of its `dataset`, or a folder that holds something else
-    "Write the maps of everything in a loader to disk, in constant memory"
+    "Write the maps of everything in a loader to disk, in constant memory; several processes of one machine share the batches"
     if target not in ('predicted', 'true', 'both'): raise ValueError(f"unknown target {target!r}; have 'predicted', 'true', 'both'")
     out, n, device = Path(out), len(loader.dataset), next(model.parameters()).device
     first = next(iter(loader), None)
     if first is None: raise ValueError('nothing to explain: the loader is empty')
     plan = dict(images=n, target=target, layers=[layers] if isinstance(layers, str) else list(layers), method=method, print=_print(model, first))
-    note = out/'done.json'
-    state = json.loads(note.read_text()) if note.exists() else dict(plan, done=0)
-    if {k: state.get(k) for k in plan}!=plan: raise ValueError(f'{out} holds the maps of something else (another network, method, target, layers or images): choose another folder')
-    def write(done):
-        part = note.with_suffix('.part')
-        part.write_text(json.dumps(dict(plan, done=done)))
-        part.replace(note)
-    if not note.exists():
+    note, marks = out/'plan.json', out/'done.npy'
+    if note.exists() and json.loads(note.read_text())!=plan: raise ValueError(f'{out} holds the maps of something else (another network, method, target, layers or images): choose another folder')
+    if not note.exists() and _main():
         new_run('maps', out)
-        write(0)
+        part = note.with_suffix('.part')
+        part.write_text(json.dumps(plan))
+        part.replace(note)
+    rank, world = (int(os.environ.get(k, v)) for k,v in (('RANK', 0), ('WORLD_SIZE', 1)))
     arrays, start = {}, 0
-    for x,y in tqdm(loader, desc='explaining', unit='batch', **{} if progress else dict(disable=True)):
+    for i,(x,y) in enumerate(tqdm(loader, desc='explaining', unit='batch', **{} if progress and _main() else dict(disable=True))):
         here, start = slice(start, start+len(x)), start+len(x)
-        if here.stop<=state['done']: continue
-        x = x.to(device)
-        t = None if target=='predicted' else y.to(device)
-        if target=='both':
-            with torch.no_grad(), eval_mode(model): t = torch.stack([model(x).argmax(1), t], 1)
-        r = explain(model, x, t, plan['layers'], method)
-        top = {k: v.abs().amax((-1,-2)) for k,v in r.maps.items()}
-        scaled = {k: (v/top[k].clamp_min(torch.finfo(v.dtype).tiny)[..., None, None]).half() for k,v in r.maps.items()}
-        for name,v in dict(logits=r.logits.float(), target=r.target, **scaled, **{f'{k}.top': v for k,v in top.items()}).items():
-            v = v.cpu().numpy()
-            if name not in arrays: arrays[name] = np.lib.format.open_memmap(out/f'{name}.npy', 'r+' if state['done'] else 'w+', v.dtype, (n, *v.shape[1:]))
+        if i%world!=rank or marks.exists() and np.load(marks, mmap_mode='r')[here].all(): continue
+        found = _explain_batch(model, x.to(device), y.to(device), target, plan['layers'], method)
+        if not arrays: arrays = _open_arrays(out, found, n)
+        for name,v in found.items():
             arrays[name][here] = v
             arrays[name].flush()
-        write(here.stop)
+        arrays['done'][here] = True
+        arrays['done'].flush()
     if start!=n: raise ValueError(f'the loader yields {start:,} of the {n:,} images in its dataset')
     return out
 
@@ -363,10 +375,11 @@ def load_maps(
     i=slice(None), # which images: positions, a slice or a mask; only these are read
 )->CamResult: # raises `FileNotFoundError` if there is none, `ValueError` if it is not complete
     "Maps from disk"
-    note = Path(folder)/'done.json'
+    note, marks = Path(folder)/'plan.json', Path(folder)/'done.npy'
     if not note.is_file(): raise FileNotFoundError(f'no maps in {folder}')
     plan = json.loads(note.read_text())
-    if plan['done']<plan['images']: raise ValueError(f'{folder} holds maps of {plan["done"]:,} of {plan["images"]:,} images: run explain_dataset again')
+    done = int(np.load(marks).sum()) if marks.exists() else 0
+    if done<plan['images']: raise ValueError(f'{folder} holds maps of {done:,} of {plan["images"]:,} images: run explain_dataset again')
     def read(name): return torch.from_numpy(np.ascontiguousarray(np.load(Path(folder)/f'{name}.npy', mmap_mode='r')[i]))
     return CamResult(read('logits'), read('target'), {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in plan['layers']}, plan['method'])
 

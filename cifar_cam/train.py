@@ -166,13 +166,13 @@ class Learner:
         cbs=None, # callbacks besides the basic ones; `None`: a progress bar
         mixed_precision:str=None, # `'no'` or `'bf16'`; `None`: what `precision` says
     ):
-        from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+        from accelerate import Accelerator, DataLoaderConfiguration
         self.model, self.dls, self.recipe = model, dls, recipe
         self.history, self.epoch, self.step = [], 0, 0
         self.sums, self.lr, self.seconds = {True: 0, False: 0}, None, 0.         # of the epoch under way
         self.batch, self.rng = 0, None                                           # batches of this epoch that are done; random state to go on with
         self.total_steps = recipe.epochs*len(dls.train)
-        self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=PartialState().num_processes>1, even_batches=False))   # its part of every batch
+        self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=int(os.environ.get('WORLD_SIZE', 1))>1, even_batches=False))   # its part of every batch
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
@@ -184,7 +184,9 @@ class Learner:
         for cb in self.cbs: getattr(cb, moment, lambda _: None)(self)
 
 # %% ../nbs/02_train.ipynb #bfb41472
-def get_rng(): return dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+def get_rng():
+    "torch's random state, on all devices"
+    return dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
 
 def set_rng(state):
     "Put back what `get_rng` gave"

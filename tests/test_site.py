@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 import pytest
 
+pytest.importorskip('smalldocs')                             # Python 3.11 or later
 root = Path(__file__).parent.parent
 chromium = shutil.which('chromium') or shutil.which('google-chrome')
 

@@ -1,5 +1,5 @@
 "What a run survives: killed, interrupted, damaged, disk full, two at once"
-import hashlib, io, multiprocessing, os, random, resource, signal, subprocess, sys, time
+import hashlib, io, multiprocessing, random, re, resource, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest
@@ -76,18 +76,20 @@ def test_workers_change_nothing(unbroken, tried):
 
 def command(*args, cwd, **kw): return subprocess.Popen([Path(sys.executable).with_name('cifar-cam'), *map(str, args)], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kw)
 
-def wait_until(there, process, seconds=120):
-    for _ in range(10*seconds):
-        if there(): return
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(.1)
-    raise TimeoutError
+def wait_for_steps(p):
+    "Read what a process says until its bar has moved twice"
+    said, seen = '', set()
+    while len(seen)<3:
+        c = p.stderr.read(1)
+        assert c, said
+        said += c
+        seen |= set(re.findall(r'(\d+)/\d+ \[', said[-40:]))
 
 def test_the_command_is_interrupted_locked_and_killed(tmp_path, tried):
     run, goes_on = tmp_path/'run', ('train', '--resume', 'run')
+    def steps(): return [torch.load(io.BytesIO((run/name).read_bytes()[32:]), weights_only=True)['step'] for name in ('checkpoint.pt', 'checkpoint.pt.before')]
     p = command('train', '--epochs', 2, '--out', 'run', cwd=tmp_path)
-    wait_until((run/'recipe.json').exists, p)
-    time.sleep(3)
+    wait_for_steps(p)
     second = command(*goes_on, cwd=tmp_path)
     said = second.communicate(timeout=60)[1]
     assert (second.returncode, 'is being trained by another process' in said)==(1, True)
@@ -98,17 +100,17 @@ def test_the_command_is_interrupted_locked_and_killed(tmp_path, tried):
     tried('Ctrl-C', said=said.splitlines()[-1])
     before = hashlib.sha256((run/'checkpoint.pt').read_bytes()).digest()
     p = command(*goes_on, cwd=tmp_path)
-    time.sleep(6)
+    wait_for_steps(p)
     p.kill()
     p.communicate()
     assert hashlib.sha256((run/'checkpoint.pt').read_bytes()).digest()==before
     tried('SIGKILL of the command; the lock it leaves is in nobody’s way')
     p = command(*goes_on, cwd=tmp_path)
-    time.sleep(8)
+    wait_for_steps(p)
     p.send_signal(signal.SIGINT)
     said = p.communicate(timeout=60)[1]
     assert p.returncode==130, said
-    new, old = (torch.load(io.BytesIO((run/name).read_bytes()[32:]), weights_only=True)['step'] for name in ('checkpoint.pt', 'checkpoint.pt.before'))
+    new, old = steps()
     assert new>old>0
 
 @pytest.fixture
