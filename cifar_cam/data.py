@@ -13,7 +13,7 @@ __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'SPLITS', 'SOURCES', 'ASSETS', 
 import hashlib, io, json, os, pickle, random, tarfile, warnings, zipfile, zlib
 from collections import namedtuple
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -121,10 +121,11 @@ def _members(tar, path):
 def _files(path):
     "Name, size, time stamp and reader of every file in the folder or archive `path`"
     if path.is_dir():
-        def read(p):
-            _bounded(p, p.stat().st_size)
+        def read(p, size):
+            _bounded(p, size)
             return p.read_bytes()
-        return [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns, lambda p=p: read(p)) for p in _walk(path)]
+        found = ((p, p.stat()) for p in _walk(path))
+        return [(p.relative_to(path).as_posix(), st.st_size, st.st_mtime_ns, partial(read, p, st.st_size)) for p,st in found]
     tar = tarfile.open(path)
     return [(m.name, m.size, m.mtime, lambda m=m: tar.extractfile(m).read()) for m in _members(tar, path)]
 

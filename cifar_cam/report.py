@@ -141,6 +141,7 @@ def _train_run(run, recipe, data, tensorboard, num_workers, cbs, weights):
     learn.fit()
     weights = run/'model.safetensors'
     if _main(): save_weights(learn.model, weights, classes=ims.classes, recipe=asdict(recipe), data=ims.source, trained=learn.history[-1], **_stats(recipe.mean, recipe.std))
+    learn.accelerator.wait_for_everyone()                                       # none leaves while another still writes
     learn.accelerator.end_training()
     return weights
 
@@ -332,6 +333,7 @@ def _open_arrays(out, found, n):
 
 def _print(model, batch): return zlib.crc32(b''.join(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for t in (*model.state_dict().values(), *batch)))
 
+# %% ../nbs/08_report.ipynb #e9a01948
 def explain_dataset(
     model, # any classifier
     loader, # yields normalised images `(b, 3, h, w)` and labels `(b,)`, in the same order at every pass; has a `dataset`

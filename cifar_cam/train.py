@@ -346,9 +346,11 @@ def save_checkpoint(
     os.replace(new, path)
     return path
 
+# %% ../nbs/02_train.ipynb #b2ab16f4
 def _read_checkpoint(path):
     "What is in a checkpoint file; raises `ValueError` if it is not as it was written"
-    data = Path(path).read_bytes()
+    if not path.is_file(): raise ValueError('the file is gone')
+    data = path.read_bytes()
     if hashlib.sha256(data[32:]).digest()!=data[:32]: raise ValueError('the file is damaged')
     return torch.load(io.BytesIO(data[32:]), map_location='cpu', weights_only=True)
 
@@ -357,24 +359,20 @@ def load_checkpoint(
     learn:Learner, # made with the same recipe and data
 )->Learner: # `learn`, ready for `fit`
     "Put `learn` where it was; raises `FileNotFoundError`, or `ValueError` if there is no whole checkpoint of this model; warns if it is not the newest"
-    d, wrong, gone = None, [], []
-    for p in (Path(path), Path(f'{path}.before')):
-        if not p.is_file():
-            gone.append(f'{p} is gone')
-            continue
-        try: d = _read_checkpoint(p)
-        except (ValueError, OSError) as e:
-            wrong.append(f'{p}: {e}')
-            continue
-        break
-    if d is None and not wrong: raise FileNotFoundError(f'no checkpoint {str(path)!r}')
-    if d is None: raise ValueError(f'no checkpoint can be read: {"; ".join(wrong)}')
+    files, wrong = (Path(path), Path(f'{path}.before')), []
+    if not any(p.is_file() for p in files): raise FileNotFoundError(f'no checkpoint {str(path)!r}')
+    for p in files:
+        try:
+            d = _read_checkpoint(p)
+            break
+        except (ValueError, OSError) as e: wrong.append(f'{p}: {e}')
+    else: raise ValueError(f'no checkpoint can be read: {"; ".join(wrong)}')
     try:
         learn.model.load_state_dict(d['model'])
         learn.opt.load_state_dict(d['opt'])
         learn.sched.load_state_dict(d['sched'])
     except Exception as e: raise ValueError(f'{p} is not a checkpoint of this run: {type(e).__name__}: {e}') from None
-    if wrong or gone: warnings.warn(f'{"; ".join(gone+wrong)}; going on from the one before it, in epoch {d["epoch"]+1}')
+    if wrong: warnings.warn(f'{"; ".join(wrong)}; going on from the one before it, in epoch {d["epoch"]+1}')
     for k in ('epoch', 'step', 'batch', 'history', 'lr', 'seconds', 'rng'): setattr(learn, k, d[k])
     learn.sums = {True: d['train_sums'], False: 0}
     return learn
@@ -407,7 +405,7 @@ class CheckpointCB(Callback):
     def after_batch(self, learn):
         alone = learn.accelerator.num_processes==1                               # several would have to agree on the moment
         if alone and (self.asked or learn.training and time.monotonic()-self.saved>=60*self.minutes): self.save(learn)
-        if self.asked: raise KeyboardInterrupt(f'interrupted in epoch {learn.epoch+1}; saved, to be resumed from {self.folder}')
+        if self.asked: raise KeyboardInterrupt(f'interrupted in epoch {learn.epoch+1}; {"saved, " if alone else ""}to be resumed from {self.folder}')
     def after_epoch(self, learn):
         if not learn.accelerator.is_main_process: return
         save_history(learn.history, self.folder)

@@ -7,11 +7,11 @@ numbers, formulas as MathML, pictures in the size they were drawn for. Links to 
 it can be read from a disk. Exit code 1 if there is a warning.
 """
 import base64, html, os, re, shutil, struct, sys, warnings
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 root = Path(__file__).parent.parent
 OUT = '_docs'
-EXPLAINED = ("format-links", "output-file", "html-math-method")         # what nbdev writes for Quarto and smalldocs does not read
+EXPLAINED = ("format-links", "output-file", "html-math-method")         # said for Quarto, by nbdev and by our yml; smalldocs does not read them
 
 def plain(name): return re.sub(r'\b\d\d_(\w+)\.ipynb', r'\1.ipynb', name)
 

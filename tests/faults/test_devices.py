@@ -30,6 +30,7 @@ learn.fit()
 if learn.accelerator.is_main_process:
     norm = learn.model.layer4[1].bn2
     json.dump(dict(processes=learn.accelerator.num_processes, losses=losses.seen, history=learn.history, mean=norm.running_mean.tolist(), var=norm.running_var.tolist(), images=len(dls.valid.dataset)), open(f'{out}/told.json', 'w'))
+learn.accelerator.wait_for_everyone()
 learn.accelerator.end_training()
 '''
 
