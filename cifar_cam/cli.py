@@ -44,10 +44,12 @@ def run(
     tensorboard:bool=False, # also write TensorBoard events
 ):
     "Train, evaluate, find the mistakes, explain them, and write a report."
+    from cifar_cam.data import load_images
     from cifar_cam.report import evaluate_run, new_run, train_run, write_report
     if int(os.environ.get('WORLD_SIZE', 1))>1: raise ValueError('run works in one process: use train, then evaluate and report')
     if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
     r = _recipe(recipe, seed, epochs)
+    load_images(data, 'test')                                                    # what is missing is said before the training
     folder = new_run(r.name if weights is None else Path(weights).stem, out)
     if weights is None: train_run(folder, r, data, tensorboard)
     metrics = evaluate_run(folder, data, weights)

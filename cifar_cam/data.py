@@ -10,7 +10,7 @@ __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'SPLITS', 'SOURCES', 'ASSETS', 
            'denorm', 'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
 
 # %% ../nbs/00_data.ipynb #db12bc47
-import hashlib, io, json, os, pickle, random, tarfile, warnings, zipfile, zlib
+import hashlib, io, json, os, pickle, random, socket, tarfile, warnings, zipfile, zlib
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -144,6 +144,7 @@ def _read_batches(files, split):
     found = {Path(n).name: read() for n,_,_,read in files if Path(n).name in want}
     ds = [_ArrayUnpickler(io.BytesIO(found[k]), encoding='latin1').load() for k in sorted(found)]
     if not ds: return None
+    if len(ds)<len(want): warnings.warn(f'{len(ds)} of {len(want)} official batches of {split} are there: {", ".join(sorted(found))}')
     ims = np.concatenate([d['data'] for d in ds]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return ImageSet(np.ascontiguousarray(ims), np.concatenate([d['labels'] for d in ds]), source='official batches')
 
@@ -164,14 +165,15 @@ def _to_rgb32(data, name='the picture'):
 def _read_folders(files, split, desc):
     "The `ImageSet` in a `split/<class>/*` layout, or `None` if `files` holds none"
     ims, names, resized = [], [], 0
-    mine = [(n, n.split('/')[-2:], read) for n,_,_,read in files if n.split('/')[-3:-2]==[split] and n.lower().endswith(IMAGE_TYPES) and not n.split('/')[-1].startswith('.')]
+    found = [(n, n.split('/')[-3:], read) for n,_,_,read in files if n.split('/')[-3:-2] and n.split('/')[-3] in SPLITS and n.lower().endswith(IMAGE_TYPES) and not n.split('/')[-1].startswith('.')]
+    mine, classes = [f for f in found if f[1][0]==split], tuple(sorted({c for _,(_,c,_),_ in found}))
     if not mine: return None
-    for n,name,read in tqdm(mine, desc=desc, unit=' files', leave=False):
+    for n,(_,*name),read in tqdm(mine, desc=desc, unit=' files', leave=False):
         im, other = _to_rgb32(read(), n)
         ims.append(im); names.append(name); resized += other
     if resized: warnings.warn(f'{resized:,} of {len(ims):,} images were resized to 32x32')
+    if none := set(classes)-{c for c,_ in names}: warnings.warn(f'{split} has no images of {", ".join(sorted(none))}')
     order = sorted(range(len(ims)), key=names.__getitem__)
-    classes = tuple(sorted({c for c,_ in names}))
     return ImageSet(np.stack([ims[i] for i in order]), [classes.index(names[i][0]) for i in order], classes)
 
 # %% ../nbs/00_data.ipynb #9ffc7201
@@ -210,19 +212,32 @@ def _read_path(path, split, root):
     return replace(ims, source=path.name)
 
 # %% ../nbs/00_data.ipynb #ab0512e4
+def _download(root):
+    "The official archive in the folder `root`"
+    from filelock import FileLock
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity, download_url
+    path, was = root/CIFAR10.filename, socket.getdefaulttimeout()
+    if check_integrity(path, CIFAR10.tgz_md5): return path
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        socket.setdefaulttimeout(60)
+        with FileLock(f'{path}.lock'): download_url(CIFAR10.url, root, md5=CIFAR10.tgz_md5)
+    except (OSError, RuntimeError) as e: raise RuntimeError(f"{CIFAR10.url} cannot be downloaded to {root}: {e}. If you have the archive, or a folder of images, name it as the data source; 'sample' needs no download") from None
+    finally: socket.setdefaulttimeout(was)
+    return path
+
 def load_images(
     source:str='sample', # `'sample'` (bundled), `'cifar10'` (official, downloaded once), or a folder or `.tar.*` archive
     split:str='train', # `'train'` or `'test'`
     root:str=None, # folder for downloads and caches; `None`: `cifar_cam` in the user's cache folder
-)->ImageSet: # raises `ValueError` or `FileNotFoundError` for a source or split that is not there
+)->ImageSet: # raises `ValueError` or `FileNotFoundError` for a source or split that is not there, `RuntimeError` if it cannot be downloaded
     "Load one split of a data source"
     if split not in SPLITS: raise ValueError(f'unknown split {split!r}; have {", ".join(SPLITS)}')
     root = Path(root) if root else xdg_cache_home()/'cifar_cam'
     if source=='sample': return _sample(split)
     if source=='cifar10':
-        from torchvision.datasets import CIFAR10
-        d = CIFAR10(root, train=split=='train', download=True)
-        return ImageSet(d.data, d.targets, tuple(d.classes), source='official CIFAR-10')
+        return replace(_read_path(_download(root), split, root), source='official CIFAR-10')
     path = Path(source).expanduser().resolve()
     if not path.exists(): raise FileNotFoundError(f"no data source {str(source)!r}: neither 'sample' nor 'cifar10' nor a path")
     if not path.is_dir() and not _is_tar(path): raise ValueError(f'{path} is neither a folder nor a .tar archive')

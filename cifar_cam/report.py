@@ -32,6 +32,8 @@ from .viz import plot_comparison, plot_confusion, plot_history, show_batch, show
 # %% ../nbs/08_report.ipynb #b37da528
 def _main(): return int(os.environ.get('RANK', 0))==0                          # of several processes, the one that writes
 
+def _taken(folder): return folder.is_dir() and any(p.name!='.lock' for p in folder.iterdir())
+
 def new_run(
     name:str, # what the run is called, for instance its recipe
     out:str=None, # the folder to use; `None`: the first free one of `runs/name`, `runs/name-2`, ...
@@ -40,10 +42,10 @@ def new_run(
     if out is None:
         if int(os.environ.get('WORLD_SIZE', 1))>1: raise ValueError('several processes must be told the folder: --out FOLDER')
         names = (f'{name}-{i}' if i>1 else name for i in range(1, 10_000))
-        out = next(p for p in (Path('runs')/n for n in names) if not (p.is_dir() and any(p.iterdir())))
+        out = next(p for p in (Path('runs')/n for n in names) if not _taken(p))
     out = Path(out)
     if not _main(): return out
-    if out.is_dir() and any(out.iterdir()): raise ValueError(f'{out} is not empty: choose another folder')
+    if _taken(out): raise ValueError(f'{out} is not empty: choose another folder')
     if out.exists() and not out.is_dir(): raise ValueError(f'{out} is a file: choose a folder')
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f'cannot make the folder {out}: {e.strerror}') from None

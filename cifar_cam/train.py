@@ -213,8 +213,8 @@ def one_pass(self:Learner, training:bool):
     self.training, dl = training, self.dls_.train if training else self.dls_.valid
     self.net.train(training)
     if training:
-        if self.batch: dl = skip_first_batches(dl, self.batch)
         dl.set_epoch(self.epoch)
+        if self.batch: dl = skip_first_batches(dl, self.batch)
     rng, self.rng = self.rng or get_rng(), None                              # loaders draw a number too, some more than others
     with torch.set_grad_enabled(training):
         for self.xb,self.yb in dl:
@@ -255,7 +255,7 @@ class MetricsCB(Callback):
     "Adds a row to `history` every epoch: loss and accuracy of both splits, last learning rate, seconds"
     order = -10
     def before_epoch(self, learn):
-        done = learn.sums[True] if learn.batch else 0                                    # of an epoch that was begun before
+        done = learn.sums[True] if learn.batch and learn.accelerator.is_main_process else 0      # of an epoch that was begun before, by all processes
         learn.sums, self.start = {True: torch.as_tensor(done, device=learn.accelerator.device), False: 0}, time.time()-(learn.seconds if learn.batch else 0)
     def after_batch(self, learn):
         n, hits = len(learn.yb), (learn.preds.argmax(1)==learn.yb).sum()
@@ -334,12 +334,14 @@ def _replace(path, data):
 
 def save_checkpoint(
     path:str, # file to write; the one that was there becomes `path.before`
-    learn:Learner, # between two batches, or two epochs
+    learn:Learner, # between two batches, or two epochs; of several processes all must call this, and the main one writes
 )->Path: # the file; raises `OSError` if it cannot be written, and leaves what was there
     "Write everything that `learn` needs to go on as if nothing had been"
     path, f = Path(path), io.BytesIO()
+    train_sums = learn.accelerator.reduce(torch.as_tensor(learn.sums[True], device=learn.accelerator.device).clone())
+    if not learn.accelerator.is_main_process: return path
     torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), sched=learn.sched.state_dict(), rng=get_rng() if learn.batch else None, history=learn.history,
-                    epoch=learn.epoch, step=learn.step, batch=learn.batch, train_sums=learn.sums[True], lr=learn.lr, seconds=learn.seconds), f)
+                    epoch=learn.epoch, step=learn.step, batch=learn.batch, train_sums=train_sums, lr=learn.lr, seconds=learn.seconds), f)
     data, new = f.getvalue(), Path(f'{path}.new')
     _replace(new, hashlib.sha256(data).digest()+data)
     if path.exists(): os.replace(path, f'{path}.before')
@@ -394,21 +396,27 @@ class CheckpointCB(Callback):
     order = 30
     def __init__(self, folder, minutes=5): self.folder, self.minutes = Path(folder), minutes
     def before_fit(self, learn):
-        self.saved, self.asked = time.monotonic(), False
+        self.saved, self.asked = time.monotonic(), 0.                            # moments; not asked: 0
         self.was = signal.signal(signal.SIGINT, self._ask) if threading.current_thread() is threading.main_thread() else None
     def _ask(self, *_):
-        if self.asked: raise KeyboardInterrupt
-        self.asked = True
+        if self.asked and time.monotonic()-self.asked>1: raise KeyboardInterrupt # sooner it is the same one, which a launcher has passed on
+        self.asked = self.asked or time.monotonic()
     def save(self, learn):
         save_checkpoint(self.folder/'checkpoint.pt', learn)
+        learn.accelerator.wait_for_everyone()                                    # none leaves while the main one still writes
         self.saved = time.monotonic()
+    def _wanted(self, learn):
+        "Whether to save and whether to stop; several processes agree on it every ten steps"
+        save, stop = learn.training and time.monotonic()-self.saved>=60*self.minutes, self.asked>0
+        if learn.accelerator.num_processes==1: return save, stop
+        if not learn.training or learn.step%10: return False, False
+        return learn.accelerator.reduce(torch.tensor([save, stop], dtype=torch.float, device=learn.accelerator.device)).bool().tolist()
     def after_batch(self, learn):
-        alone = learn.accelerator.num_processes==1                               # several would have to agree on the moment
-        if alone and (self.asked or learn.training and time.monotonic()-self.saved>=60*self.minutes): self.save(learn)
-        if self.asked: raise KeyboardInterrupt(f'interrupted in epoch {learn.epoch+1}; {"saved, " if alone else ""}to be resumed from {self.folder}')
+        save, stop = self._wanted(learn)
+        if save or stop: self.save(learn)
+        if stop: raise KeyboardInterrupt(f'interrupted in epoch {learn.epoch+1}; saved, to be resumed from {self.folder}')
     def after_epoch(self, learn):
-        if not learn.accelerator.is_main_process: return
-        save_history(learn.history, self.folder)
+        if learn.accelerator.is_main_process: save_history(learn.history, self.folder)
         self.save(learn)
     def after_fit(self, learn):
         if self.was is not None: signal.signal(signal.SIGINT, self.was)

@@ -1,14 +1,22 @@
 "What is handed in: images, folders, archives, weights, uploads; good ones are read, bad ones refused by name"
-import io, json, os, pickle, random, tarfile, warnings
+import hashlib, io, json, os, pickle, random, tarfile, warnings
+from collections import OrderedDict
+from datetime import datetime
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, seed, settings, strategies as st
 from PIL import Image
-from cifar_cam.data import CLASSES, load_images, load_picture
+from cifar_cam.cli import COMMANDS, main
+from cifar_cam.data import CLASSES, get_dl, load_images, load_picture
 from cifar_cam.explorer import Explorer
 from cifar_cam.gradcam import explain
 from cifar_cam.model import load_model, read_weights, resnet18, save_weights
+from cifar_cam.recipes import load_recipe
+from cifar_cam.report import explain_dataset, load_comparison, load_maps
+from cifar_cam.train import load_checkpoint, save_checkpoint
+from test_training import learner
 
 FUZZ, SEED = 2_500, 0    # inputs of each of four doors
 
@@ -87,6 +95,13 @@ def test_folders(sample, tmp_path, tried):
         tried(f'folder: {name}', said=e.value)
     with pytest.raises(FileNotFoundError) as e: load(tmp_path/'nowhere')
     tried('folder: is not there', said=e.value)
+    parts = write(tmp_path/'parts', {'train/cat/1.png': png, 'train/dog/1.png': png, 'test/dog/1.png': png})
+    with pytest.warns(UserWarning, match='test has no images of cat') as said: ims = load(parts, 'test')
+    assert (ims.classes, ims.labels.tolist())==(('cat', 'dog'), [1])
+    tried('folder: a split lacks a class', said=said[0].message)
+    write(tmp_path/'some', {f'data_batch_{k}': pickle.dumps({'data': np.zeros((2, 3072), np.uint8), 'labels': [0, 1]}) for k in (1, 3)})
+    with pytest.warns(UserWarning, match='2 of 5 official batches of train are there: data_batch_1, data_batch_3') as said: assert len(load(tmp_path/'some'))==4
+    tried('folder: official batches are missing', said=said[0].message)
     from cifar_cam.report import measure
     with pytest.raises(ValueError, match='the weights know airplane') as e: measure('cifar10', str(write(tmp_path/'two', {'test/cat/1.png': png, 'test/dog/1.png': png})))
     tried('folder: other classes than the weights', said=e.value)
@@ -125,6 +140,43 @@ def test_archives(sample, tmp_path, tried):
     assert not (tmp_path/'gotcha').exists()
     assert {p.name for p in tmp_path.iterdir() if p.suffix not in ('.gz', '.tar')}=={'cache'}
 
+def test_downloads(sample, tmp_path, tried, monkeypatch):
+    from hashlib import md5
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+    from torchvision.datasets import CIFAR10
+    def batch(ims): return pickle.dumps({'data': ims.images.transpose(0, 3, 1, 2).reshape(len(ims), -1), 'labels': ims.labels.tolist()}, protocol=2)
+    names = [*(f'data_batch_{k}' for k in range(1, 6)), 'test_batch']
+    good = archive(tmp_path/'good.tar.gz', [(f'cifar-10-batches-py/{n}', batch(sample[10*k:10*k+10])) for k,n in enumerate(names)]).read_bytes()
+    sent, root = [], tmp_path/'root'
+    class Server(BaseHTTPRequestHandler):
+        def do_HEAD(self): self.send_response(200); self.end_headers()
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(good)))
+            self.end_headers()
+            self.wfile.write(sent[0])
+        def log_message(self, *_): pass
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Server)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(CIFAR10, 'tgz_md5', md5(good).hexdigest())
+    monkeypatch.setattr(CIFAR10, 'url', f'http://127.0.0.1:{server.server_address[1]}/{CIFAR10.filename}')
+    k = len(good)//2
+    for name,data in (('cut off', good[:k]), ('of a wrong checksum', good[:k]+bytes([good[k]^1])+good[k+1:]), ('a page that says no', b'<html>404</html>'.ljust(len(good)))):
+        sent[:] = [data]
+        with pytest.raises(RuntimeError, match='cannot be downloaded to') as e: load_images('cifar10', 'train', root)
+        assert not list(root.glob('*.npz'))
+        tried(f'download: {name}', said=str(e.value).replace(str(root), '...'))
+    sent[:] = [good]
+    train, test = (load_images('cifar10', s, root) for s in ('train', 'test'))
+    assert (train.images==sample.images[:50]).all() and (test.images==sample.images[50:60]).all() and (test.labels==sample.labels[50:60]).all()
+    tried('download: a damaged one lies there', said='loaded again')
+    server.shutdown(); server.server_close()
+    assert len(load_images('cifar10', 'train', root))==50
+    tried('download: no network, but it was loaded before', said='read')
+    with pytest.raises(RuntimeError, match='cannot be downloaded.*refused') as e: load_images('cifar10', 'train', tmp_path/'other')
+    tried('download: no network', said=str(e.value).replace(str(tmp_path), '...'))
+
 def test_weights(tmp_path, tried):
     small = resnet18()
     good = Path(save_weights(small, tmp_path/'good.safetensors', half=True, classes=CLASSES)).read_bytes()
@@ -154,7 +206,6 @@ def test_names_cannot_break_out_of_pages(sample, tmp_path, tried):
     app.widget
     assert evil not in app.caption.value
     tried('class name that is HTML, in the explorer', said='escaped')
-    from datetime import datetime
     def upload(name, content, size=None): app.upload.value = [dict(name=name, size=size or len(content), type='image/png', content=content, last_modified=datetime.now())]
     upload('x.png', b'x', 10**9)
     assert 'at most 20 are read' in app.caption.value
@@ -199,13 +250,68 @@ def test_ten_thousand_mutated_inputs(sample, tmp_path, tried):
         target = dice.choice([None, 0, 3, -1, 1.5, 'cat', [0, 1], [0]*3, [[0, 1], [1, 2]], [], torch.tensor([1, 9]), torch.zeros(2), lambda z: z[:, 0], lambda z: z.sum(), lambda z: None])
         return explain(net, x, target, dice.choice([None, '0', '1', '4', '9', '', [], ['0', '1'], ['0', 'x']]), dice.choice(['gradcam', 'layercam', 'finercam', 'cam', 'lime', '', None]), smooth=dice.choice([0, 0, 2]))
     doors = dict(pictures=picture, archives=lambda: file('a.tar', tar, lambda p: load_images(str(p), dice.choice(['train', 'test']), inside)), weights=lambda: file('w.safetensors', weights, read_weights), explain=asked)
+    fuzz(doors, FUZZ, tried)
+    assert [p.name for p in tmp_path.iterdir()]==['inside']
+
+def fuzz(doors, times, tried):
+    "Go through every door so often: in, or refused by an error of our own"
     for name,door in doors.items():
-        good, kinds = 0, {}
-        for _ in range(FUZZ):
+        good = 0
+        for _ in range(times):
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 try: door(); good += 1
-                except (ValueError, FileNotFoundError) as e: kinds[str(e)[:30]] = 1
-        assert FUZZ>good>0 or name=='weights'
-        tried(f'fuzz: {name}, seed {SEED}', FUZZ, said=f'{good} accepted, {FUZZ-good} refused')
-    assert [p.name for p in tmp_path.iterdir()]==['inside']
+                except (ValueError, FileNotFoundError): pass
+        assert times>good>0 or name=='weights'
+        tried(f'fuzz: {name}, seed {SEED}', times, said=f'{good} accepted, {times-good} refused')
+
+def test_mutated_files_of_a_run_and_uploads(sample, tmp_path, tried):
+    dice, pages = random.Random(SEED), Path(__file__).parents[2]/'nbs'/'tutorials'
+    pictures = [encoded(Image.fromarray(sample.images[0]), k) for k in ('png', 'jpeg', 'gif')]
+    tiny = torch.nn.Sequential(OrderedDict(conv=torch.nn.Conv2d(3, 4, 3), relu=torch.nn.ReLU(), pool=torch.nn.AdaptiveAvgPool2d(1), flat=torch.nn.Flatten(), fc=torch.nn.Linear(4, 10))).eval()
+    app, now = Explorer(tiny, sample[:4], layers=['conv', 'relu']), datetime.now()
+    app.widget
+    explain_dataset(tiny, get_dl(sample[:4]), tmp_path/'maps', layers=['conv'], progress=False)
+    learn = learner(epochs=1)
+    save_checkpoint(tmp_path/'checkpoint.pt', learn)
+    checkpoint = (tmp_path/'checkpoint.pt').read_bytes()[32:]
+    (tmp_path/'recipe.json').write_bytes((pages/'runs'/'demo'/'recipe.json').read_bytes())
+    (tmp_path/'planted.json').write_bytes((pages/'faithfulness'/'planted.json').read_bytes())
+    def upload():
+        app.upload.value = [dict(name=mutated(dice, b'<b>photo.png').decode('latin1'), size=1, type='image/png', content=mutated(dice, dice.choice(pictures)), last_modified=now)]
+        if 'your picture' not in app.caption.value: raise ValueError(app.caption.value)
+    def file(name, read):
+        path = tmp_path/name
+        good = path.read_bytes()
+        path.write_bytes(mutated(dice, good))
+        try: read()
+        finally: path.write_bytes(good)
+    def resumed():
+        data = mutated(dice, checkpoint)
+        (tmp_path/'checkpoint.pt').write_bytes(hashlib.sha256(data).digest()+data)
+        load_checkpoint(tmp_path/'checkpoint.pt', learn)
+    before = {p for p in tmp_path.rglob('*')}
+    fuzz({'uploads': upload, 'recipe.json': lambda: file('recipe.json', lambda: load_recipe(tmp_path/'recipe.json')), 'planted.json': lambda: file('planted.json', lambda: load_comparison(tmp_path/'planted.json')),
+          'plan.json of maps': lambda: file('maps/plan.json', lambda: load_maps(tmp_path/'maps')), 'maps': lambda: file('maps/conv.npy', lambda: load_maps(tmp_path/'maps')), 'checkpoints with a fitting checksum': resumed}, 500, tried)
+    assert {p for p in tmp_path.rglob('*')}==before
+
+WORDS = st.one_of(st.sampled_from(['--data', '--weights', '--recipe', '--out', '--layers', '--classes', '--method', '--methods', '--epochs', '--seed', '--mistakes', '--images', '--port', '--html', '--resume', '--split', '--dry-run', '--tensorboard', '--workers', '-h', '--', '0', '-1', '3', '1e9', 'nan', 'cat', 'sample', 'cifar10', 'demo', 'fast', 'best', 'gradcam', 'layer4', 'x.png', '.', '..']), st.text(max_size=8).filter(lambda s: '/' not in s))
+
+@seed(SEED)
+@settings(max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from([*COMMANDS, 'tarin']), st.lists(WORDS, max_size=5))
+def asks(command, words):
+    "Any words after a command: an exit code, and a message in place of a traceback"
+    ends = dict(explain=['--weights', 'nowhere.pt'], report=[], faithfulness=['--weights', 'nowhere.pt'])
+    code = main([command, *words, *ends.get(command, ['--data', 'nowhere'])])
+    CODES[code] = CODES.get(code, 0)+1
+    assert code in (0, 1, 2)
+
+CODES = {}
+
+def test_any_words_after_a_command(tmp_path, tried, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Image.new('RGB', (9, 9)).save('x.png')
+    asks()
+    assert 'Traceback' not in ''.join(capfd.readouterr())
+    tried(f'fuzz: words on the command line, seed {SEED}', sum(CODES.values()), said=', '.join(f'exit {k}: {v}' for k,v in sorted(CODES.items())))
