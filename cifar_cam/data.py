@@ -23,6 +23,7 @@ from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from lzma import LZMAError
 from PIL import Image, ImageOps, UnidentifiedImageError
+from tokenize import TokenError
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
@@ -183,7 +184,8 @@ def _digest(path, split):
     what = sorted(f[:3] for f in _files(path)) if path.is_dir() else (st.st_size, st.st_mtime_ns)
     return hashlib.sha256(repr((str(path.resolve()), split, what)).encode()).hexdigest()[:16]
 
-BROKEN = tarfile.TarError, EOFError, LZMAError, zlib.error, pickle.UnpicklingError, KeyError, TypeError, AttributeError, IndexError, OverflowError, UnicodeError
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, LZMAError, zlib.error, pickle.UnpicklingError, TokenError, SyntaxError,
+          EOFError, KeyError, TypeError, AttributeError, IndexError, OverflowError, UnicodeError) # what readers of tar, npz, npy and pickle raise for damaged files, besides `ValueError` and `OSError`
 
 def _is_tar(path):
     try: return tarfile.is_tarfile(path)
@@ -195,7 +197,7 @@ def _read_path(path, split, root):
     if cache.exists():
         try:
             with np.load(cache) as d: return ImageSet(d['images'], d['labels'], tuple(d['classes'].tolist()), source=path.name)
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error): pass     # damaged: made anew below
+        except (*BROKEN, ValueError, OSError): pass                           # damaged: made anew below
     try:
         files = _files(path)
         ims = _read_batches(files, split)
@@ -223,7 +225,9 @@ def _download(root):
         root.mkdir(parents=True, exist_ok=True)
         socket.setdefaulttimeout(60)
         with FileLock(f'{path}.lock'): download_url(CIFAR10.url, root, md5=CIFAR10.tgz_md5)
-    except (OSError, RuntimeError) as e: raise RuntimeError(f"{CIFAR10.url} cannot be downloaded to {root}: {e}. If you have the archive, or a folder of images, name it as the data source; 'sample' needs no download") from None
+    except (OSError, RuntimeError) as e:
+        why = e if isinstance(e, OSError) else 'what came is cut off, or is something else (its md5 is wrong)'
+        raise RuntimeError(f"{CIFAR10.url} cannot be downloaded to {root}: {why}. If you have the archive, or a folder of images, name it as the data source; 'sample' needs no download") from None
     finally: socket.setdefaulttimeout(was)
     return path
 

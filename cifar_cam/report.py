@@ -21,18 +21,24 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from .data import CIFAR_MEAN, CIFAR_STD, CLASSES, get_dl, get_dls, lasting, load_images, normalize
+from .data import BROKEN, CIFAR_MEAN, CIFAR_STD, CLASSES, get_dl, get_dls, lasting, load_images, normalize
 from .faithfulness import MEASURES, Comparison, compare_methods, planted_cue
 from .gradcam import CamResult, eval_mode, explain, fold, get_method
 from .model import SHIPPED, STAGES, flops, load_model, read_weights, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
-from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, evaluate, load_checkpoint, precision, width_at
+from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, evaluate, load_checkpoint, precision, width_at, write_file
 from .viz import plot_comparison, plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
 
 # %% ../nbs/08_report.ipynb #b37da528
 def _main(): return int(os.environ.get('RANK', 0))==0                          # of several processes, the one that writes
 
 def _taken(folder): return folder.is_dir() and any(p.name!='.lock' for p in folder.iterdir())
+
+@contextmanager
+def _reading(path):
+    "Say of a damaged file that it is one"
+    try: yield
+    except (*BROKEN, ValueError) as e: raise ValueError(f'{path} is damaged: {type(e).__name__}: {e}') from None
 
 def new_run(
     name:str, # what the run is called, for instance its recipe
@@ -123,9 +129,12 @@ def _alone(run):
     from filelock import FileLock, Timeout
     if not _main(): yield; return
     if not Path(run).is_dir(): raise FileNotFoundError(f'no run in {str(run)!r}')
-    try:
-        with FileLock(Path(run)/'.lock', timeout=0): yield
+    lock = FileLock(Path(run)/'.lock', timeout=0)
+    try: lock.acquire()
     except Timeout: raise RuntimeError(f'{run} is being trained by another process') from None
+    except OSError as e: raise OSError(f'the folder {run} cannot be written: {e.strerror}') from None
+    try: yield
+    finally: lock.release()
 
 def _train_run(run, recipe, data, tensorboard, num_workers, cbs, weights):
     resume = recipe is None
@@ -194,7 +203,7 @@ def evaluate_run(
     ims, ev, metrics = measure(run/'model.safetensors', data)
     metrics['weights'] = weights or 'trained in this run'
     np.savez(run/'predictions.npz', logits=ev.logits, labels=ev.labels, index=ims.index)
-    (run/'metrics.json').write_text(json.dumps(metrics, indent=1))
+    write_file(run/'metrics.json', json.dumps(metrics, indent=1).encode())           # last: where it is, the rest is too
     return metrics
 
 # %% ../nbs/08_report.ipynb #24bb3908
@@ -264,7 +273,7 @@ def write_report(
     if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
     if not (run/'model.safetensors').is_file(): raise FileNotFoundError(f'{run} holds no trained run (no model.safetensors)')
     if not (run/'metrics.json').is_file(): evaluate_run(run, load_recipe(run/'recipe.json')[1]['data'])
-    m, figs = json.loads((run/'metrics.json').read_text()), run/'figures'
+    with _reading(run/'metrics.json'): m, figs = json.loads((run/'metrics.json').read_text()), run/'figures'
     figs.mkdir(exist_ok=True)
     for p in figs.glob('cam-*.png'): p.unlink()
     model, ims = load_model(run/'model.safetensors'), load_images(m['data'], m['split'])
@@ -283,7 +292,7 @@ def write_report(
             *_mistakes(run, figs, ims, model, ev, mistakes)]
     if len(right): body += ['<h2>And when it is sure and right</h2>', _figure(_png(show_predictions(ims, ev, right), figs/'correct.png'), 'Correctly classified images')]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(run.resolve().name)}: cifar_cam</title><style>{_CSS}</style><body>{"".join(body)}</body></html>'
-    (run/'report.html').write_text(page, encoding='utf-8')
+    write_file(run/'report.html', page.encode())
     if (run/'tensorboard').is_dir(): _to_tensorboard(run)
     return run/'report.html'
 
@@ -355,9 +364,7 @@ def explain_dataset(
     if note.exists() and json.loads(note.read_text())!=plan: raise ValueError(f'{out} holds the maps of something else (another network, method, target, layers or images): choose another folder')
     if not note.exists() and _main():
         new_run('maps', out)
-        part = note.with_suffix('.part')
-        part.write_text(json.dumps(plan))
-        part.replace(note)
+        write_file(note, json.dumps(plan).encode())
     rank, world = (int(os.environ.get(k, v)) for k,v in (('RANK', 0), ('WORLD_SIZE', 1)))
     arrays, start = {}, 0
     for i,(x,y) in enumerate(tqdm(loader, desc='explaining', unit='batch', **{} if progress and _main() else dict(disable=True))):
@@ -381,11 +388,12 @@ def load_maps(
     "Maps from disk"
     note, marks = Path(folder)/'plan.json', Path(folder)/'done.npy'
     if not note.is_file(): raise FileNotFoundError(f'no maps in {folder}')
-    plan = json.loads(note.read_text())
-    done = int(np.load(marks).sum()) if marks.exists() else 0
-    if done<plan['images']: raise ValueError(f'{folder} holds maps of {done:,} of {plan["images"]:,} images: run explain_dataset again')
+    with _reading(folder):
+        plan = json.loads(note.read_text())
+        done, n = int(np.load(marks).sum()) if marks.exists() else 0, int(plan['images'])
+    if done<n: raise ValueError(f'{folder} holds maps of {done:,} of {n:,} images: run explain_dataset again')
     def read(name): return torch.from_numpy(np.ascontiguousarray(np.load(Path(folder)/f'{name}.npy', mmap_mode='r')[i]))
-    return CamResult(read('logits'), read('target'), {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in plan['layers']}, plan['method'])
+    with _reading(folder): return CamResult(read('logits'), read('target'), {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in plan['layers']}, plan['method'])
 
 # %% ../nbs/08_report.ipynb #9f7afb42
 def faithfulness_run(
@@ -409,7 +417,7 @@ def faithfulness_run(
         about = dict(weights=str(weights), images=n, source=ims.source, answers='bf16' if half else 'float32', seconds=round(time.time()-start), **machine(device))
         numbers = dict(values={'|'.join(k): [[round(e, 4) for e in r] for r in v.tolist()] for k,v in c.values.items()}, refused={'|'.join(k): v for k,v in c.refused.items()},
                        agreement={k: [[None if math.isnan(e) else round(e, 4) for e in r] for r in v.tolist()] for k,v in c.agreement.items()})
-        (out/f'{name}.json').write_text(json.dumps(about | more | numbers))
+        write_file(out/f'{name}.json', json.dumps(about | more | numbers).encode())
         plot_comparison(c, signs=MEASURES).savefig(out/f'{name}.png', dpi=160)
     if len(wrong)>1: write('comparison', compare_methods(fold(model, x.to(device)), x.to(device), both.to(device), STAGES, methods, half=half), len(wrong))
     planted = planted_cue(model, *on(train), *on(test), half=half)
@@ -422,7 +430,8 @@ def load_comparison(
 )->tuple: # the `Comparison`, and a dict of what else is known
     "Read a comparison"
     if not Path(path).is_file(): raise FileNotFoundError(f'no comparison {str(path)!r}')
-    d = json.loads(Path(path).read_text())
     def keyed(v): return {tuple(k.split('|')): e for k,e in v.items()}
-    agreement = {k: torch.tensor([[math.nan if e is None else e for e in r] for r in v]) for k,v in d.pop('agreement').items()}
-    return Comparison({k: torch.tensor(v) for k,v in keyed(d.pop('values')).items()}, agreement, keyed(d.pop('refused'))), d
+    with _reading(path):
+        d = json.loads(Path(path).read_text())
+        agreement = {k: torch.tensor([[math.nan if e is None else e for e in r] for r in v]) for k,v in d.pop('agreement').items()}
+        return Comparison({k: torch.tensor(v) for k,v in keyed(d.pop('values')).items()}, agreement, keyed(d.pop('refused'))), d

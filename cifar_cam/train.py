@@ -7,7 +7,7 @@ Docs: https://cifar-cam.github.io/cifar_cam/train.html.md"""
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'orthogonalize', 'Muon', 'make_optimizer',
            'make_schedule', 'SumOverAll', 'SyncedNorm', 'sync_norms', 'CancelFit', 'Callback', 'Learner', 'get_rng',
-           'set_rng', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB', 'TimeCB',
+           'set_rng', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB', 'TimeCB', 'write_file',
            'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find',
            'Evaluation', 'evaluate']
 
@@ -319,8 +319,11 @@ class TimeCB(Callback):
         if len(self.seconds)==self.n: raise CancelFit
 
 # %% ../nbs/02_train.ipynb #7b0723d1
-def _replace(path, data):
-    "Write bytes to a file that is there whole or not at all"
+def write_file(
+    path:str, # the file
+    data:bytes, # what it is to hold
+): # raises `OSError` if it cannot be written, and leaves what was there
+    "Write a file that is there whole or not at all"
     part = Path(f'{path}.part')
     try:
         with part.open('wb') as f:
@@ -328,9 +331,9 @@ def _replace(path, data):
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
-    except OSError:
+    except OSError as e:
         part.unlink(missing_ok=True)
-        raise
+        raise OSError(f'{path} cannot be written: {e.strerror}; what was there is as it was') from None
 
 def save_checkpoint(
     path:str, # file to write; the one that was there becomes `path.before`
@@ -343,7 +346,7 @@ def save_checkpoint(
     torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), sched=learn.sched.state_dict(), rng=get_rng() if learn.batch else None, history=learn.history,
                     epoch=learn.epoch, step=learn.step, batch=learn.batch, train_sums=train_sums, lr=learn.lr, seconds=learn.seconds), f)
     data, new = f.getvalue(), Path(f'{path}.new')
-    _replace(new, hashlib.sha256(data).digest()+data)
+    write_file(new, hashlib.sha256(data).digest()+data)
     if path.exists(): os.replace(path, f'{path}.before')
     os.replace(new, path)
     return path
@@ -354,7 +357,8 @@ def _read_checkpoint(path):
     if not path.is_file(): raise ValueError('the file is gone')
     data = path.read_bytes()
     if hashlib.sha256(data[32:]).digest()!=data[:32]: raise ValueError('the file is damaged')
-    return torch.load(io.BytesIO(data[32:]), map_location='cpu', weights_only=True)
+    try: return torch.load(io.BytesIO(data[32:]), map_location='cpu', weights_only=True)
+    except Exception as e: raise ValueError(f'the file is no checkpoint: {type(e).__name__}') from None      # torch raises many
 
 def load_checkpoint(
     path:str, # as written by `save_checkpoint`; if it is damaged or gone, `path.before` is used
@@ -373,10 +377,10 @@ def load_checkpoint(
         learn.model.load_state_dict(d['model'])
         learn.opt.load_state_dict(d['opt'])
         learn.sched.load_state_dict(d['sched'])
+        for k in ('epoch', 'step', 'batch', 'history', 'lr', 'seconds', 'rng'): setattr(learn, k, d[k])
+        learn.sums = {True: d['train_sums'], False: 0}
     except Exception as e: raise ValueError(f'{p} is not a checkpoint of this run: {type(e).__name__}: {e}') from None
     if wrong: warnings.warn(f'{"; ".join(wrong)}; going on from the one before it, in epoch {d["epoch"]+1}')
-    for k in ('epoch', 'step', 'batch', 'history', 'lr', 'seconds', 'rng'): setattr(learn, k, d[k])
-    learn.sums = {True: d['train_sums'], False: 0}
     return learn
 
 # %% ../nbs/02_train.ipynb #db631334
@@ -389,7 +393,7 @@ def save_history(
     w = csv.DictWriter(rows, fieldnames=list(history[0]))
     w.writeheader()
     w.writerows(history)
-    for name,text in (('json', json.dumps(history, indent=1)), ('csv', rows.getvalue())): _replace(Path(folder)/f'history.{name}', text.encode())
+    for name,text in (('json', json.dumps(history, indent=1)), ('csv', rows.getvalue())): write_file(Path(folder)/f'history.{name}', text.encode())
 
 class CheckpointCB(Callback):
     "Saves into `folder` after every epoch, every so many `minutes` inside one, and when interrupted (the second time, it ends at once)"

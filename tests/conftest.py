@@ -4,9 +4,9 @@ import pytest
 FAULTS = []
 
 @pytest.fixture
-def tried():
+def tried(tmp_path):
     "Notes a fault that was tried: what it was, how often, what was lost, what was said"
-    def note(fault, times=1, lost='nothing', said=''): FAULTS.append((fault, times, lost, ' '.join(str(said).split())))
+    def note(fault, times=1, lost='nothing', said=''): FAULTS.append((fault, times, lost, ' '.join(str(said).replace(f'{tmp_path}/', '').split())))
     return note
 
 def pytest_terminal_summary(terminalreporter):

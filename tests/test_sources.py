@@ -47,3 +47,12 @@ def test_import_and_help_are_light():
     code = "import sys, cifar_cam.cli as c; c.main(['run', '--help']); bad = {'torch', 'matplotlib', 'albumentations'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert r.returncode==0, r.stderr
+
+def test_no_secrets_are_kept(tmp_path):
+    def found(folder, *args):
+        images = '--disable-plugin', 'Base64HighEntropyString', '--disable-plugin', 'HexHighEntropyString'          # pictures in notebooks look random
+        r = subprocess.run([sys.executable, '-m', 'detect_secrets', 'scan', *args, *images], cwd=folder, capture_output=True, text=True, check=True)
+        return json.loads(r.stdout)['results']
+    assert found(root)=={}
+    (tmp_path/'x.py').write_text('key = "AKIA' + 'IOSFODNN7EXAMPLQ"')
+    assert list(found(tmp_path, '--all-files'))==['x.py']

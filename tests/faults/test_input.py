@@ -166,7 +166,7 @@ def test_downloads(sample, tmp_path, tried, monkeypatch):
         sent[:] = [data]
         with pytest.raises(RuntimeError, match='cannot be downloaded to') as e: load_images('cifar10', 'train', root)
         assert not list(root.glob('*.npz'))
-        tried(f'download: {name}', said=str(e.value).replace(str(root), '...'))
+        tried(f'download: {name}', said=e.value)
     sent[:] = [good]
     train, test = (load_images('cifar10', s, root) for s in ('train', 'test'))
     assert (train.images==sample.images[:50]).all() and (test.images==sample.images[50:60]).all() and (test.labels==sample.labels[50:60]).all()
@@ -175,7 +175,7 @@ def test_downloads(sample, tmp_path, tried, monkeypatch):
     assert len(load_images('cifar10', 'train', root))==50
     tried('download: no network, but it was loaded before', said='read')
     with pytest.raises(RuntimeError, match='cannot be downloaded.*refused') as e: load_images('cifar10', 'train', tmp_path/'other')
-    tried('download: no network', said=str(e.value).replace(str(tmp_path), '...'))
+    tried('download: no network', said=e.value)
 
 def test_weights(tmp_path, tried):
     small = resnet18()
@@ -275,6 +275,7 @@ def test_mutated_files_of_a_run_and_uploads(sample, tmp_path, tried):
     learn = learner(epochs=1)
     save_checkpoint(tmp_path/'checkpoint.pt', learn)
     checkpoint = (tmp_path/'checkpoint.pt').read_bytes()[32:]
+    torch.save({'fc.weight': torch.zeros(2, 3)}, tmp_path/'w.pt')
     (tmp_path/'recipe.json').write_bytes((pages/'runs'/'demo'/'recipe.json').read_bytes())
     (tmp_path/'planted.json').write_bytes((pages/'faithfulness'/'planted.json').read_bytes())
     def upload():
@@ -291,7 +292,7 @@ def test_mutated_files_of_a_run_and_uploads(sample, tmp_path, tried):
         (tmp_path/'checkpoint.pt').write_bytes(hashlib.sha256(data).digest()+data)
         load_checkpoint(tmp_path/'checkpoint.pt', learn)
     before = {p for p in tmp_path.rglob('*')}
-    fuzz({'uploads': upload, 'recipe.json': lambda: file('recipe.json', lambda: load_recipe(tmp_path/'recipe.json')), 'planted.json': lambda: file('planted.json', lambda: load_comparison(tmp_path/'planted.json')),
+    fuzz({'uploads': upload, 'weights in a .pt': lambda: file('w.pt', lambda: read_weights(tmp_path/'w.pt')), 'recipe.json': lambda: file('recipe.json', lambda: load_recipe(tmp_path/'recipe.json')), 'planted.json': lambda: file('planted.json', lambda: load_comparison(tmp_path/'planted.json')),
           'plan.json of maps': lambda: file('maps/plan.json', lambda: load_maps(tmp_path/'maps')), 'maps': lambda: file('maps/conv.npy', lambda: load_maps(tmp_path/'maps')), 'checkpoints with a fitting checksum': resumed}, 500, tried)
     assert {p for p in tmp_path.rglob('*')}==before
 

@@ -1,13 +1,17 @@
 "What a run survives: killed, interrupted, damaged, disk full, two at once"
-import hashlib, io, multiprocessing, random, re, resource, signal, subprocess, sys
+import hashlib, io, multiprocessing, os, random, re, signal, subprocess, sys, tarfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 import pytest
 import torch
 from torch import nn
-from cifar_cam.data import get_dls, load_images
-from cifar_cam.recipes import get_recipe
+from cifar_cam.data import ASSETS, get_dls, load_images
+from cifar_cam.recipes import get_recipe, save_recipe
 from cifar_cam.train import CheckpointCB, Learner, load_checkpoint, save_checkpoint
+
+resource = pytest.importorskip('resource', reason='Unix only')
 
 KILLS = 20
 
@@ -158,11 +162,42 @@ def test_a_full_disk_leaves_the_last_checkpoint(saved, tried):
     for size in (0, 1000, len(good)//2):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
         try:
-            with pytest.raises(OSError) as said: save_checkpoint(path, learn)
+            with pytest.raises(OSError, match='cannot be written') as said: save_checkpoint(path, learn)
         finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
         assert path.read_bytes()==good and sorted(p.name for p in path.parent.iterdir())==['checkpoint.pt', 'checkpoint.pt.before']
     signal.signal(signal.SIGXFSZ, was)
     tried('no room for a checkpoint', 3, said=said.value)
+
+@contextmanager
+def nobody():
+    "Without the rights of the superuser, to whom no folder is read-only"
+    if root := os.geteuid()==0: os.seteuid(65534)
+    try: yield
+    finally:
+        if root: os.seteuid(0)
+
+def test_a_read_only_folder_is_left_as_it_was(saved, tried):
+    from cifar_cam.report import new_run, train_run
+    good, learn = saved[1], load_checkpoint(saved[0], learner(epochs=1))
+    with TemporaryDirectory() as d:
+        folder, path = Path(d), Path(d)/'checkpoint.pt'
+        path.write_bytes(good)
+        save_recipe(learn.recipe, folder/'recipe.json', data='sample')
+        for p in (path, folder/'recipe.json'): p.chmod(0o444)
+        with tarfile.open(data := f'{d}/data.tar', 'w') as tar: tar.add(ASSETS/'sample-test.webp', 'train/cat/sheet.webp')
+        os.chmod(data, 0o444)
+        folder.chmod(0o555)
+        with nobody():
+            with pytest.raises(OSError, match='cannot be written') as said: save_checkpoint(path, learn)
+            tried('read-only folder: a checkpoint', said=str(said.value).replace(d, ''))
+            with pytest.raises(OSError, match='cannot be written') as said: train_run(folder)
+            tried('read-only folder: --resume', said=str(said.value).replace(d, ''))
+            with pytest.raises(OSError, match='cannot make the folder') as said: new_run('demo', folder/'run')
+            tried('read-only folder: a new run', said=str(said.value).replace(d, ''))
+            with pytest.warns(UserWarning, match='could not keep a cache') as said: assert len(load_images(data, 'train', folder))==1
+            tried('read-only folder: the cache of the data', said=str(said[-1].message).replace(d, ''))
+        assert sorted(p.name for p in folder.iterdir())==['checkpoint.pt', 'data.tar', 'recipe.json'] and path.read_bytes()==good
+        folder.chmod(0o755)
 
 def test_folders_that_are_no_runs(tmp_path, tried):
     from cifar_cam.report import new_run, train_run
