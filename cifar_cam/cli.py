@@ -68,7 +68,7 @@ def train(
     tensorboard:bool=False, # also write TensorBoard events
     dry_run:bool=False, # only say what the run would be, and about how long it would take here
 ):
-    "Train by a recipe, saving every epoch."
+    "Train by a recipe, saving every epoch and every few minutes."
     from cifar_cam.report import new_run, plan_run, train_run
     if dry_run and resume: raise ValueError('--dry-run is for a new run, not for --resume')
     if weights and resume: raise ValueError('--weights is for a new run, not for --resume')
@@ -115,12 +115,13 @@ def explore(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
     port:int=0, # port of this machine; 0 for a free one
+    host:str='127.0.0.1', # address to listen on; any other lets those use it who can reach that
     no_browser:bool=False, # only print the address
     html:str=None, # serve nothing, and write a page that needs no server to this file: 25 mistakes and 25 images that are right
 ):
     "Step through images, layers and classes in the browser."
     from cifar_cam.explorer import Explorer, serve
-    if html is None: return serve(weights, data, port, not no_browser)
+    if html is None: return serve(weights, data, port, not no_browser, host)
     from cifar_cam.data import load_images
     from cifar_cam.model import load_model
     print(f'written  {Explorer(load_model(weights), load_images(data, "test")).save_html(html)}')

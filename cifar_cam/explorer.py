@@ -348,9 +348,10 @@ def widget(self:Explorer)->object: # an ipywidgets box
 def serve(
     weights:str='cifar10', # a name or file, as for `load_model`
     data:str='sample', # source, as for `load_images`
-    port:int=0, # of 127.0.0.1; 0: a free one
+    port:int=0, # 0: a free one
     browser:bool=True, # open it there
-): # ends when the server has ended; raises `ValueError` for an impossible port, `RuntimeError` if it is taken or voila is not installed
+    host:str='127.0.0.1', # address to listen on; any other lets those use it who can reach that
+): # ends when the server has ended; raises `ValueError` for an impossible port, `RuntimeError` if it is taken, the address is not this machine's, or voila is not installed
     "Serve the explorer as a web application until interrupted"
     from importlib.util import find_spec
     from tempfile import TemporaryDirectory
@@ -360,13 +361,13 @@ def serve(
     if not 0<=port<=65535: raise ValueError(f'port must be from 0 to 65535, not {port}')
     load_model(weights), load_images(data, 'test')                           # what is wrong is said here and not in the browser
     try:
-        with socket.create_server(('127.0.0.1', port)) as s: port = s.getsockname()[1]
-    except OSError as e: raise RuntimeError(f'port {port} of 127.0.0.1 cannot be used: {os.strerror(e.errno)}')
+        with socket.create_server((host, port)) as s: port = s.getsockname()[1]
+    except OSError as e: raise RuntimeError(f'port {port} of {host} cannot be used: {e.strerror.split(" (")[0]}') from None
     from voila.app import Voila
     with TemporaryDirectory() as d:
         source = f'from cifar_cam.explorer import Explorer\nfrom cifar_cam.data import load_images\nfrom cifar_cam.model import load_model\nExplorer(load_model({lasting(weights, SHIPPED)!r}), load_images({lasting(data)!r}, "test"))'
         write_nb(new_nb([mk_cell(source)], dict(kernelspec=dict(name='python3', language='python', display_name='Python 3'))), f'{d}/explorer.ipynb')
-        Voila.launch_instance([f'{d}/explorer.ipynb', '--Voila.ip=127.0.0.1', f'--port={port}', '--Voila.port_retries=0', *([] if browser else ['--no-browser'])])
+        Voila.launch_instance([f'{d}/explorer.ipynb', f'--Voila.ip={host}', f'--port={port}', '--Voila.port_retries=0', *([] if browser else ['--no-browser'])])
 
 # %% ../nbs/05_explorer.ipynb #fd4a7eac
 class Page(str):

@@ -214,7 +214,9 @@ def one_pass(self:Learner, training:bool):
     self.net.train(training)
     if training:
         dl.set_epoch(self.epoch)
-        if self.batch: dl = skip_first_batches(dl, self.batch)
+        if self.batch:
+            dl = skip_first_batches(dl, self.batch)
+            dl.set_epoch(self.epoch)                                         # older accelerate forgets it
     rng, self.rng = self.rng or get_rng(), None                              # loaders draw a number too, some more than others
     with torch.set_grad_enabled(training):
         for self.xb,self.yb in dl:
