@@ -10,7 +10,7 @@ __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'SPLITS', 'SOURCES', 'ASSETS', 
            'denorm', 'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
 
 # %% ../nbs/00_data.ipynb #db12bc47
-import hashlib, io, json, os, pickle, random, socket, tarfile, warnings, zipfile, zlib
+import hashlib, io, json, os, pickle, random, signal, socket, tarfile, warnings, zipfile, zlib
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -343,6 +343,8 @@ DataLoaders = namedtuple('DataLoaders', 'train valid')
 
 def _as_is(batch): return batch
 
+def _deaf(worker): signal.signal(signal.SIGINT, signal.SIG_IGN)              # Ctrl-C is for the main process, which finishes its batch
+
 def get_dl(
     ims:ImageSet, # the images
     bs:int=256, # images a batch
@@ -366,5 +368,5 @@ def get_dls(
     tr, va = ims.split(valid_pct, seed)
     if not 0<bs<=len(tr): raise ValueError(f'batch size {bs} with {len(tr)} train images')
     dl = DataLoader(BatchDataset(tr, augment, mean, std, seed), batch_size=bs, sampler=EpochSampler(len(tr), seed), drop_last=True,
-                    collate_fn=_as_is, num_workers=num_workers, persistent_workers=num_workers>0)
+                    collate_fn=_as_is, num_workers=num_workers, persistent_workers=num_workers>0, worker_init_fn=_deaf)
     return DataLoaders(dl, get_dl(va, mean=mean, std=std))

@@ -24,6 +24,7 @@ def learner(cbs=(), epochs=4, workers=0):
 
 def train(folder, state, workers):
     "Train, from the checkpoint if there is one, saving after every batch; in a process that may be killed"
+    multiprocessing.set_start_method('fork', force=True)
     torch.set_num_threads(1)
     learn = learner([CheckpointCB(folder, minutes=0)], workers=workers)
     try: load_checkpoint(folder/'checkpoint.pt', learn)
