@@ -384,7 +384,7 @@ def explain_dataset(
 def load_maps(
     folder:str, # as written by `explain_dataset`
     i=slice(None), # which images: positions, a slice or a mask; only these are read
-)->CamResult: # raises `FileNotFoundError` if there is none, `ValueError` if it is not complete
+)->CamResult: # raises `FileNotFoundError` if there is none, `ValueError` if it is damaged or not complete, `IndexError` for positions that are not there
     "Maps from disk"
     note, marks = Path(folder)/'plan.json', Path(folder)/'done.npy'
     if not note.is_file(): raise FileNotFoundError(f'no maps in {folder}')
@@ -392,6 +392,7 @@ def load_maps(
         plan = json.loads(note.read_text())
         done, n = int(np.load(marks).sum()) if marks.exists() else 0, int(plan['images'])
     if done<n: raise ValueError(f'{folder} holds maps of {done:,} of {n:,} images: run explain_dataset again')
+    np.arange(n)[i]                                                              # wrong positions are no damage
     def read(name): return torch.from_numpy(np.ascontiguousarray(np.load(Path(folder)/f'{name}.npy', mmap_mode='r')[i]))
     with _reading(folder): return CamResult(read('logits'), read('target'), {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in plan['layers']}, plan['method'])
 
@@ -427,7 +428,7 @@ def faithfulness_run(
 
 def load_comparison(
     path:str # a JSON file that `faithfulness_run` wrote
-)->tuple: # the `Comparison`, and a dict of what else is known
+)->tuple: # the `Comparison`, and a dict of what else is known; raises `FileNotFoundError`, or `ValueError` if it is damaged
     "Read a comparison"
     if not Path(path).is_file(): raise FileNotFoundError(f'no comparison {str(path)!r}')
     def keyed(v): return {tuple(k.split('|')): e for k,e in v.items()}
