@@ -178,7 +178,7 @@ def main(
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as e: code, msg = 2, e
     except (OSError, RuntimeError) as e: code, msg = 1, e
     else: return 0
-    if _main(): print(f'cifar-cam: {msg}', file=sys.stderr)
+    if _main() or code!=130: print(f'cifar-cam{"" if _main() else ", process "+os.environ["RANK"]}: {msg}', file=sys.stderr)
     return code
 
 # %% ../nbs/09_cli.ipynb #ebff4acc

@@ -6,12 +6,13 @@ Docs: https://cifar-cam.github.io/cifar_cam/data.html.md"""
 
 # %% auto #0
 __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'SPLITS', 'SOURCES', 'ASSETS', 'IMAGE_TYPES', 'MOST_BYTES', 'MOST_PIXELS',
-           'BROKEN', 'DataLoaders', 'ImageSet', 'load_images', 'load_picture', 'lasting', 'channel_stats', 'normalize',
-           'denorm', 'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
+           'FORMATS', 'BROKEN', 'DataLoaders', 'ImageSet', 'load_images', 'load_picture', 'lasting', 'channel_stats',
+           'normalize', 'denorm', 'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
 
 # %% ../nbs/00_data.ipynb #db12bc47
-import hashlib, io, json, os, pickle, random, signal, socket, tarfile, warnings, zipfile, zlib
+import hashlib, io, json, os, pickle, random, signal, socket, struct, tarfile, warnings, zipfile, zlib
 from collections import namedtuple
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
+from http.client import HTTPException
 from lzma import LZMAError
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tokenize import TokenError
@@ -119,19 +121,28 @@ def _members(tar, path):
         _bounded(path, total, 100*MOST_BYTES)
         if m.isfile(): yield m
 
+class _Member(tarfile.TarInfo):
+    "A member of an archive whose name is no longer than a name can be"
+    def _proc_member(self, tar):
+        if self.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK): _bounded('a name in the archive', self.size, 1_000_000)
+        return super()._proc_member(tar)
+
+def _open_tar(path): return tarfile.open(path, tarinfo=_Member)
+
+@contextmanager
 def _files(path):
-    "Name, size, time stamp and reader of every file in the folder or archive `path`"
+    "Name, size, time stamp and reader of every file in the folder or archive `path`, which is open meanwhile"
     if path.is_dir():
         def read(p, size):
             _bounded(p, size)
             return p.read_bytes()
         found = ((p, p.stat()) for p in _walk(path))
-        return [(p.relative_to(path).as_posix(), st.st_size, st.st_mtime_ns, partial(read, p, st.st_size)) for p,st in found]
-    tar = tarfile.open(path)
-    return [(m.name, m.size, m.mtime, lambda m=m: tar.extractfile(m).read()) for m in _members(tar, path)]
+        yield [(p.relative_to(path).as_posix(), st.st_size, st.st_mtime_ns, partial(read, p, st.st_size)) for p,st in found]
+    else:
+        with _open_tar(path) as tar: yield [(m.name, m.size, m.mtime, lambda m=m: tar.extractfile(m).read()) for m in _members(tar, path)]
 
 # %% ../nbs/00_data.ipynb #1c243fa4
-class _ArrayUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle._Unpickler):                                        # the one in Python: the one in C takes memory for a number that it is told
     "Reads pickled numpy arrays and plain containers, and nothing else"
     def find_class(self, module, name):
         if name=='_reconstruct': return np._core.multiarray._reconstruct
@@ -151,15 +162,17 @@ def _read_batches(files, split):
 
 # %% ../nbs/00_data.ipynb #16f95353
 MOST_PIXELS = 50_000_000 # of a picture, before it is decoded
+FORMATS = 'PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'  # pillow knows more, some of which are programs
 
 def _to_rgb32(data, name='the picture'):
     "Bytes of an image file -> uint8 `(32, 32, 3)`, and whether it had to be resized"
     try:
-        im = Image.open(io.BytesIO(data))                                     # reads the header only
+        im = Image.open(io.BytesIO(data), formats=FORMATS)                    # reads the header only
         if im.width*im.height>MOST_PIXELS: raise ValueError(f'{name} has {im.width} x {im.height} pixels; at most {MOST_PIXELS:,} are read')
         im = ImageOps.exif_transpose(im).convert('RGB')
     except UnidentifiedImageError: raise ValueError(f'{name} is not an image that can be read') from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as e: raise ValueError(f'{name} cannot be read: {e}') from None
+    except ValueError: raise
+    except Exception as e: raise ValueError(f'{name} cannot be read: {e}') from None                 # decoders raise many
     other = im.size!=(32, 32)
     return np.array(im.resize((32, 32), Image.Resampling.BICUBIC) if other else im), other
 
@@ -180,16 +193,19 @@ def _read_folders(files, split, desc):
 # %% ../nbs/00_data.ipynb #9ffc7201
 def _digest(path, split):
     "A fingerprint of the contents of `path`, without reading them"
-    st = path.stat()
-    what = sorted(f[:3] for f in _files(path)) if path.is_dir() else (st.st_size, st.st_mtime_ns)
+    what = path.stat().st_size, path.stat().st_mtime_ns
+    if path.is_dir():
+        with _files(path) as files: what = sorted(f[:3] for f in files)
     return hashlib.sha256(repr((str(path.resolve()), split, what)).encode()).hexdigest()[:16]
 
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, LZMAError, zlib.error, pickle.UnpicklingError, TokenError, SyntaxError,
-          EOFError, KeyError, TypeError, AttributeError, IndexError, OverflowError, UnicodeError) # what readers of tar, npz, npy and pickle raise for damaged files, besides `ValueError` and `OSError`
+          EOFError, KeyError, TypeError, AttributeError, IndexError, OverflowError, UnicodeError, MemoryError, struct.error) # what readers of tar, npz, npy and pickle raise for damaged files, besides `ValueError` and `OSError`
 
 def _is_tar(path):
-    try: return tarfile.is_tarfile(path)
-    except BROKEN: return True                                              # it began like one; what is wrong is said when it is read
+    try: _open_tar(path).close()
+    except tarfile.TarError: return False
+    except (*BROKEN, ValueError): pass
+    return True                                              # it began like one; what is wrong is said when it is read
 
 def _read_path(path, split, root):
     "The `ImageSet` of a folder or archive, from the cache in `root` if it is there"
@@ -199,9 +215,9 @@ def _read_path(path, split, root):
             with np.load(cache) as d: return ImageSet(d['images'], d['labels'], tuple(d['classes'].tolist()), source=path.name)
         except (*BROKEN, ValueError, OSError): pass                           # damaged: made anew below
     try:
-        files = _files(path)
-        ims = _read_batches(files, split)
-        if ims is None: ims = _read_folders(files, split, f'reading {path.name}/{split}')
+        with _files(path) as files:
+            ims = _read_batches(files, split)
+            if ims is None: ims = _read_folders(files, split, f'reading {path.name}/{split}')
     except BROKEN as e:
         raise ValueError(f'{path} cannot be read to its end: {type(e).__name__}: {e}') from None
     if ims is None: raise ValueError(f'{path} has neither {split}/<class>/*.png|jpg nor CIFAR-10 batches for {split!r}')
@@ -225,8 +241,8 @@ def _download(root):
         root.mkdir(parents=True, exist_ok=True)
         socket.setdefaulttimeout(60)
         with FileLock(f'{path}.lock'): download_url(CIFAR10.url, root, md5=CIFAR10.tgz_md5)
-    except (OSError, RuntimeError) as e:
-        why = e if isinstance(e, OSError) else 'what came is cut off, or is something else (its md5 is wrong)'
+    except (OSError, HTTPException, RuntimeError) as e:
+        why = e if not isinstance(e, RuntimeError) else 'what came is cut off, or is something else (its md5 is wrong)'
         raise RuntimeError(f"{CIFAR10.url} cannot be downloaded to {root}: {why}. If you have the archive, or a folder of images, name it as the data source; 'sample' needs no download") from None
     finally: socket.setdefaulttimeout(was)
     return path

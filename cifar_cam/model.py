@@ -128,6 +128,14 @@ def _kuangliu(state):
     meta = dict(mean=(.4914, .4822, .4465), std=(.2023, .1994, .2010)) if 'linear.weight' in state else {}
     return {k.replace('.shortcut.', '.downsample.').replace('linear.', 'fc.'): v for k,v in state.items()}, meta
 
+def _check_meta(meta):
+    "Refuse metadata that others would stumble over"
+    def numbers(v, low): return isinstance(v, list) and len(v)==3 and all(isinstance(e, (int, float)) and low<=e<=1 for e in v)
+    if 'classes' in meta and not (isinstance(meta['classes'], list) and all(isinstance(c, str) for c in meta['classes'])): raise ValueError('classes are no list of names')
+    for k,low in (('mean', 0), ('std', 1e-6)):
+        if meta.get(k) is not None and not numbers(meta[k], low): raise ValueError(f'{k} is no list of three numbers from {low} to 1')
+    return meta
+
 def read_weights(
     weights:str # a name in `SHIPPED`, a `.safetensors` file, or a `.pt`/`.pth` checkpoint
 )->tuple: # `(state, meta)`: name -> tensor, and the dict that was saved with them
@@ -137,7 +145,7 @@ def read_weights(
     try:
         if path.suffix in ('.pt', '.pth'): return _kuangliu(torch.load(path, map_location='cpu', weights_only=True))
         with safe_open(path, 'pt') as f:
-            meta = {k: json.loads(v) for k,v in (f.metadata() or {}).items() if k!='format'}
+            meta = _check_meta({k: json.loads(v) for k,v in (f.metadata() or {}).items() if k!='format'})
             return {k: f.get_tensor(k) for k in f.keys()}, meta
     except Exception as e: raise ValueError(f'{path} holds no weights that can be read: {type(e).__name__}: {e}') from None
 
@@ -158,7 +166,10 @@ def load_weights(
 # %% ../nbs/01_model.ipynb #4e463106
 def load_model(
     weights:str='cifar10' # as for `read_weights`
-)->ResNet: # in evaluation mode; `.meta` holds the metadata
+)->ResNet: # in evaluation mode; `.meta` holds the metadata; raises as `read_weights`, and `ValueError` if they are not of a `resnet18`
     "The network that a weights file was written from"
-    _, meta = read_weights(weights)
-    return resnet18(**meta.get('args', {}), weights=weights).eval()
+    state, meta = read_weights(weights)
+    outputs, classes = len(state['fc.weight']) if 'fc.weight' in state and state['fc.weight'].ndim else 0, meta.get('classes')
+    if classes and len(classes)!=outputs: raise ValueError(f'{weights} has {outputs} outputs, but names {len(classes)} classes')
+    try: return resnet18(**(meta.get('args', {}) | dict(num_classes=outputs)), weights=weights).eval()
+    except TypeError as e: raise ValueError(f'{weights} is not of a resnet18: {e}') from None

@@ -199,7 +199,7 @@ def evaluate_run(
     run = Path(run)
     if weights is not None:
         model = load_model(weights)
-        save_weights(model, run/'model.safetensors', half=True, **{k: v for k,v in model.meta.items() if k!='args'})
+        save_weights(model, run/'model.safetensors', half=True, **{k: v for k,v in model.meta.items() if k not in ('args', 'model', 'path', 'half')})
     ims, ev, metrics = measure(run/'model.safetensors', data)
     metrics['weights'] = weights or 'trained in this run'
     np.savez(run/'predictions.npz', logits=ev.logits, labels=ev.labels, index=ims.index)
@@ -378,6 +378,7 @@ def explain_dataset(
         arrays['done'][here] = True
         arrays['done'].flush()
     if start!=n: raise ValueError(f'the loader yields {start:,} of the {n:,} images in its dataset')
+    while not np.load(marks, mmap_mode='r').all(): time.sleep(.1)                # of several processes none leaves before all are done
     return out
 
 # %% ../nbs/08_report.ipynb #59edf185

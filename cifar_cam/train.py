@@ -7,9 +7,9 @@ Docs: https://cifar-cam.github.io/cifar_cam/train.html.md"""
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'orthogonalize', 'Muon', 'make_optimizer',
            'make_schedule', 'SumOverAll', 'SyncedNorm', 'sync_norms', 'CancelFit', 'Callback', 'Learner', 'get_rng',
-           'set_rng', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB', 'TimeCB', 'write_file',
-           'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find',
-           'Evaluation', 'evaluate']
+           'set_rng', 'check_finite', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB',
+           'TimeCB', 'write_file', 'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB',
+           'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation', 'evaluate']
 
 # %% ../nbs/02_train.ipynb #97abf65d
 import copy, csv, hashlib, io, json, math, os, signal, threading, time, warnings
@@ -23,6 +23,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 # %% ../nbs/02_train.ipynb #7b068a84
@@ -185,13 +186,13 @@ class Learner:
 
 # %% ../nbs/02_train.ipynb #bfb41472
 def get_rng():
-    "torch's random state, on all devices"
-    return dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    "torch's random state, on the CPU and on the GPU in use"
+    return dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
 
 def set_rng(state):
     "Put back what `get_rng` gave"
     torch.set_rng_state(state['cpu'])
-    if state['cuda']: torch.cuda.set_rng_state_all(state['cuda'])
+    if state['cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
 
 @patch
 def one_batch(self:Learner):
@@ -231,7 +232,9 @@ def fit(self:Learner):
         sync_norms(self.model)
     self.model.to(self.accelerator.device, memory_format=torch.channels_last)
     self.net, self.opt_ = self.accelerator.prepare(self.model, self.opt)
-    self.dls_ = type(self.dls)(*map(self.accelerator.prepare, self.dls))
+    valid = self.dls.valid
+    if n>1 and valid.batch_size%n: valid = DataLoader(valid.dataset, max(1, valid.batch_size//n)*n, collate_fn=valid.collate_fn)
+    self.dls_ = type(self.dls)(*map(self.accelerator.prepare, (self.dls.train, valid)))
     self('before_fit')
     try:
         while self.epoch<self.recipe.epochs:
@@ -245,9 +248,17 @@ def fit(self:Learner):
     return self.history
 
 # %% ../nbs/02_train.ipynb #b3aaa79c
+def check_finite(
+    learn:Learner # at any moment
+): # raises `RuntimeError` if a weight is no number
+    "Refuse to go on with, or to save, what cannot be mended"
+    if not all(v.isfinite().all() for v in learn.model.state_dict().values()):
+        raise RuntimeError(f'weights are no numbers any more in epoch {learn.epoch}, step {learn.step}: try a lower learning rate than {learn.recipe.lr:g}; what was saved last is as it was')
+
 class FiniteCB(Callback):
-    "Ends a run whose loss is no number any more, before anything of it is saved; looks at every batch on a CPU, at every 20th elsewhere"
+    "Ends a run whose loss or weights are no numbers any more, before anything of it is saved; looks at the loss of every batch on a CPU, of every 20th elsewhere, and at the weights before every save"
     order = -20
+    def after_epoch(self, learn): check_finite(learn)
     def after_batch(self, learn):
         if not learn.training or learn.loss.device.type!='cpu' and learn.step%20: return
         loss = learn.loss.item()
@@ -258,7 +269,7 @@ class MetricsCB(Callback):
     order = -10
     def before_epoch(self, learn):
         done = learn.sums[True] if learn.batch and learn.accelerator.is_main_process else 0      # of an epoch that was begun before, by all processes
-        learn.sums, self.start = {True: torch.as_tensor(done, device=learn.accelerator.device), False: 0}, time.time()-(learn.seconds if learn.batch else 0)
+        learn.sums, self.start = {True: torch.as_tensor(done, device=learn.accelerator.device).float().expand(3).clone(), False: 0}, time.time()-(learn.seconds if learn.batch else 0)
     def after_batch(self, learn):
         n, hits = len(learn.yb), (learn.preds.argmax(1)==learn.yb).sum()
         if learn.training: learn.lr = learn.opt.param_groups[0]['lr']                    # before `ScheduleCB` moves it
@@ -340,10 +351,11 @@ def write_file(
 def save_checkpoint(
     path:str, # file to write; the one that was there becomes `path.before`
     learn:Learner, # between two batches, or two epochs; of several processes all must call this, and the main one writes
-)->Path: # the file; raises `OSError` if it cannot be written, and leaves what was there
+)->Path: # the file; raises `OSError` if it cannot be written, `RuntimeError` if weights are no numbers, and leaves what was there
     "Write everything that `learn` needs to go on as if nothing had been"
     path, f = Path(path), io.BytesIO()
-    train_sums = learn.accelerator.reduce(torch.as_tensor(learn.sums[True], device=learn.accelerator.device).clone())
+    check_finite(learn)
+    train_sums = learn.accelerator.reduce(torch.as_tensor(learn.sums[True], device=learn.accelerator.device).float().expand(3).clone())
     if not learn.accelerator.is_main_process: return path
     torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), sched=learn.sched.state_dict(), rng=get_rng() if learn.batch else None, history=learn.history,
                     epoch=learn.epoch, step=learn.step, batch=learn.batch, train_sums=train_sums, lr=learn.lr, seconds=learn.seconds), f)
@@ -412,10 +424,10 @@ class CheckpointCB(Callback):
         learn.accelerator.wait_for_everyone()                                    # none leaves while the main one still writes
         self.saved = time.monotonic()
     def _wanted(self, learn):
-        "Whether to save and whether to stop; several processes agree on it every ten steps"
+        "Whether to save and whether to stop; several processes agree on it, on a GPU every ten steps"
         save, stop = learn.training and time.monotonic()-self.saved>=60*self.minutes, self.asked>0
         if learn.accelerator.num_processes==1: return save, stop
-        if not learn.training or learn.step%10: return False, False
+        if not learn.training or learn.step%10 and learn.accelerator.device.type!='cpu': return False, False
         return learn.accelerator.reduce(torch.tensor([save, stop], dtype=torch.float, device=learn.accelerator.device)).bool().tolist()
     def after_batch(self, learn):
         save, stop = self._wanted(learn)

@@ -119,6 +119,12 @@ def test_explore_serves_a_web_application_and_stops(browser, screenshots, tmp_pa
             page.route(lambda url: '127.0.0.1' not in url and not url.startswith(('data:', 'blob:')), lambda r: r.abort())
             page.goto(f'http://127.0.0.1:{port}', timeout=180_000)
             steps(page, screenshots)
+            noise = np.random.default_rng(0).integers(0, 256, (2300, 2200, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path/'large.png')
+            assert 15e6<(tmp_path/'large.png').stat().st_size<20e6                # more than a server takes by itself
+            with page.expect_file_chooser() as chooser: page.click('.cc-upload')
+            chooser.value.set_files(tmp_path/'large.png')
+            page.wait_for_function("document.querySelector('.cc-caption').innerText.includes('your picture')", timeout=60_000)
         finally: os.killpg(server.pid, 2)                      # Ctrl-C
         assert server.wait(30)==0 and 'Traceback' not in server.stderr.read()
     assert [s for s in said if 'font-awesome' not in s and 'ERR_FAILED' not in s]==[]

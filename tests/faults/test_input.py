@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
 from PIL import Image
+from safetensors.torch import save
 from cifar_cam.cli import COMMANDS, main
 from cifar_cam.data import CLASSES, get_dl, load_images, load_picture
 from cifar_cam.explorer import Explorer
@@ -44,6 +45,17 @@ def test_pictures(sample, tried):
         got = load_picture(data)
         assert (got.shape, got.dtype)==((32, 32, 3), np.uint8)
         tried(f'picture: {name}', said='read')
+    assert load_picture(encoded(im, 'mpo', save_all=True, append_images=[im])).shape==(32, 32, 3)
+    tried('picture: two in a JPEG, as telephones make them', said='the first is read')
+    exif = Image.Exif()
+    exif[0x112], exif[0x10E] = 6, 'x'
+    wrong = encoded(im, 'jpeg', exif=exif).replace(b'\x01\x0e\x00\x02', b'\x01\x00\x00\x02')                # a width that is a word
+    with pytest.raises(ValueError, match='cannot be read') as said: load_picture(wrong)
+    tried('picture: EXIF of a wrong type', said=said.value)
+    eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n'
+    assert Image.open(io.BytesIO(eps)).format=='EPS'
+    with pytest.raises(ValueError, match='not an image') as said: load_picture(eps)
+    tried('picture: a PostScript program', said=said.value)
     png, jpg = encoded(im), encoded(im, 'jpeg')
     for name,data,match in (('empty', b'', 'not an image'), ('words', b'hello', 'not an image'), ('PNG cut off', png[:len(png)//2], 'cannot be read'), ('JPEG cut off', jpg[:len(jpg)//2], 'cannot be read'),
                             ('header only', png[:40], 'cannot be read|not an image'), ('promises 10**10 pixels', bomb(100_000, 100_000), 'pixels|exceeds'), ('promises 10**8 pixels', bomb(10_000, 10_000), 'at most 50,000,000'), ('zero wide', bomb(0, 8), 'cannot be read|not an image')):
@@ -123,6 +135,11 @@ def test_archives(sample, tmp_path, tried):
     (tmp_path/'huge.tar').write_bytes(huge.tobuf(tarfile.GNU_FORMAT)+bytes(1024))
     with pytest.raises(ValueError, match='at most 1,000 are read') as e: load(tmp_path/'huge.tar')
     tried('archive: a file of 5 TB', said=e.value)
+    long = tarfile.TarInfo('x')
+    long.type, long.size = tarfile.XHDTYPE, 10**10
+    (tmp_path/'long.tar').write_bytes(long.tobuf(tarfile.GNU_FORMAT)+bytes(1024))
+    with pytest.raises(ValueError, match='a name in the archive has 10,000 MB') as e: load(tmp_path/'long.tar')
+    tried('archive: a name of 10 GB', said=e.value)
     whole = fine.read_bytes()
     for k in range(20, len(whole)-20, len(whole)//10):
         (tmp_path/'cut.tar.gz').write_bytes(whole[:k])
@@ -136,6 +153,9 @@ def test_archives(sample, tmp_path, tried):
     for name,value,match in (('runs a command', {'data': Evil(), 'labels': [0]}, 'refused to unpickle'), ('is no dict', [1, 2], ''), ('has no labels', {'data': np.zeros((1, 3072), np.uint8)}, ''), ('images of a wrong shape', {'data': np.zeros((2, 100), np.uint8), 'labels': [0, 1]}, ''),
                              ('labels beyond the classes', {'data': np.zeros((2, 3072), np.uint8), 'labels': [0, 12]}, 'labels run from'), ('more labels than images', {'data': np.zeros((2, 3072), np.uint8), 'labels': [0]*3}, '2 images, 3 labels')):
         with pytest.raises(ValueError, match=match) as e: load(archive(tmp_path/'b.tar.gz', [('cifar-10-batches-py/data_batch_1', pickle.dumps(value))]))
+        tried(f'official batch: {name}', said=e.value)
+    for name,data in (('asks for 34 GB of memory', b'\x80\x02]r'+(2**31-1).to_bytes(4, 'little')+b'.'), ('asks for an array of 5 TB', b'\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ\x01\0\0\0\x8a\x06'+(5*10**12).to_bytes(6, 'little')+b'\x86U\x01b\x87R.')):
+        with pytest.raises(ValueError, match='cannot be read to its end|too big') as e: load(archive(tmp_path/'b.tar.gz', [('cifar-10-batches-py/data_batch_1', data)]))
         tried(f'official batch: {name}', said=e.value)
     assert not (tmp_path/'gotcha').exists()
     assert {p.name for p in tmp_path.iterdir() if p.suffix not in ('.gz', '.tar')}=={'cache'}
@@ -153,6 +173,7 @@ def test_downloads(sample, tmp_path, tried, monkeypatch):
         def do_HEAD(self): self.send_response(200); self.end_headers()
         def do_GET(self):
             self.send_response(200)
+            if isinstance(sent[0], str): self.send_header('Transfer-Encoding', 'chunked'); self.end_headers(); self.wfile.write(sent[0].encode()); return
             self.send_header('Content-Length', str(len(good)))
             self.end_headers()
             self.wfile.write(sent[0])
@@ -162,7 +183,7 @@ def test_downloads(sample, tmp_path, tried, monkeypatch):
     monkeypatch.setattr(CIFAR10, 'tgz_md5', md5(good).hexdigest())
     monkeypatch.setattr(CIFAR10, 'url', f'http://127.0.0.1:{server.server_address[1]}/{CIFAR10.filename}')
     k = len(good)//2
-    for name,data in (('cut off', good[:k]), ('of a wrong checksum', good[:k]+bytes([good[k]^1])+good[k+1:]), ('a page that says no', b'<html>404</html>'.ljust(len(good)))):
+    for name,data in (('cut off', good[:k]), ('of a wrong checksum', good[:k]+bytes([good[k]^1])+good[k+1:]), ('a page that says no', b'<html>404</html>'.ljust(len(good))), ('chunks cut off', 'ffff\r\nabc')):
         sent[:] = [data]
         with pytest.raises(RuntimeError, match='cannot be downloaded to') as e: load_images('cifar10', 'train', root)
         assert not list(root.glob('*.npz'))
@@ -195,6 +216,14 @@ def test_weights(tmp_path, tried):
         torch.save(state, tmp_path/'x.pt')
         with pytest.raises(ValueError, match=match) as e: resnet18(weights=str(tmp_path/'x.pt'))
         tried(f'weights: {name}', said=str(e.value)[:110])
+    state = {k: v.half() for k,v in small.state_dict().items()}
+    for name,text in {'args': '[1]', 'args ': '{"foo": 1}', ' args': '{"norm": []}', 'args  ': '{"weights": "x"}', 'classes': '5', 'classes ': '["cat"]', 'mean': '"abc"', 'std': '[0, 0, 0]', 'mean ': '[NaN, 0, 0]', 'anything': '{'}.items():
+        bad.write_bytes(save(state, {name.strip(): text}))
+        with pytest.raises(ValueError) as e: load_model(str(bad))
+        tried(f'weights: {name.strip()} is {text}', said=e.value)
+    bad.write_bytes(save(state))
+    assert load_model(str(bad)).meta=={}
+    tried('weights: without metadata', said='taken for ten classes of CIFAR-10')
     with pytest.raises(FileNotFoundError) as e: load_model('resnet99')
     tried('weights: not there', said=e.value)
 
@@ -210,6 +239,9 @@ def test_names_cannot_break_out_of_pages(sample, tmp_path, tried):
     upload('x.png', b'x', 10**9)
     assert 'at most 20 are read' in app.caption.value
     tried('upload of 1 GB', said='at most 20 are read')
+    upload('x.png', bytes(20_000_001), 1)
+    assert 'at most 20 are read' in app.caption.value
+    tried('upload that lies about its size', said='at most 20 are read')
     upload('<b>.png', bomb(60_000, 60_000))
     assert 'pixels' in app.caption.value or 'exceeds' in app.caption.value
     tried('upload that promises 10**9 pixels', said='refused')
@@ -236,7 +268,6 @@ def test_ten_thousand_mutated_inputs(sample, tmp_path, tried):
             i.size = len(data)
             t.addfile(i, io.BytesIO(data))
     tar = tar.getvalue()[:6144]
-    from safetensors.torch import save
     weights = save({'fc.weight': torch.zeros(2, 3), 'fc.bias': torch.zeros(2)}, {'classes': json.dumps(['a', 'b'])})
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
     x = torch.randn(2, 3, 8, 8)

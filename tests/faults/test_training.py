@@ -1,5 +1,5 @@
 "What a run survives: killed, interrupted, damaged, disk full, two at once"
-import hashlib, io, multiprocessing, os, random, re, signal, subprocess, sys, tarfile
+import hashlib, io, json, multiprocessing, os, random, re, signal, subprocess, sys, tarfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from cifar_cam.data import ASSETS, get_dls, load_images
 from cifar_cam.recipes import get_recipe, save_recipe
-from cifar_cam.train import CheckpointCB, Learner, load_checkpoint, save_checkpoint
+from cifar_cam.train import Callback, CheckpointCB, Learner, load_checkpoint, save_checkpoint
 
 resource = pytest.importorskip('resource', reason='Unix only')
 
@@ -229,3 +229,15 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tried):
     good = load_checkpoint(tmp_path/'checkpoint.pt', learner(epochs=1))
     assert good.step==5 and all(p.isfinite().all() for p in good.model.parameters())
     tried('loss is no number', said=said.value)
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, tried):
+    class Break(Callback):
+        "Spoils the last step of the second epoch"
+        order = 50
+        def after_batch(self, learn):
+            if learn.training and learn.step==2*len(learn.dls.train):
+                with torch.no_grad(): learn.model[0].weight[0] = float('inf')
+    learn = learner([CheckpointCB(tmp_path), Break()], epochs=2)
+    with pytest.raises(RuntimeError, match='weights are no numbers any more in epoch 2') as said: learn.fit()
+    assert load_checkpoint(tmp_path/'checkpoint.pt', learner(epochs=2)).epoch==1 and len(json.loads((tmp_path/'history.json').read_text()))==1
+    tried('the last step of an epoch spoils the weights', 1, 'the epoch', said.value)
