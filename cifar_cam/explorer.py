@@ -8,7 +8,7 @@ Docs: https://cifar-cam.github.io/cifar_cam/explorer.html.md"""
 __all__ = ['SHOW', 'ORDER', 'TARGETS', 'View', 'NEIGHBOURS', 'PACE', 'MOST_UPLOADED', 'AHEAD', 'Explorer', 'serve', 'Page']
 
 # %% ../nbs/05_explorer.ipynb #5be77a8b
-import asyncio, base64, html, io, json, os, time
+import asyncio, base64, html, io, json, time
 from collections import Counter, OrderedDict, namedtuple
 from importlib.resources import files
 from pathlib import Path

@@ -52,7 +52,7 @@ def read(folder):
     return load_checkpoint(folder/'checkpoint.pt', learner())
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path, tried):
-    mp, dice, kills, runs, steps = multiprocessing.get_context('forkserver'), random.Random(0), 0, 0, []
+    mp, dice, kills, runs = multiprocessing.get_context('forkserver'), random.Random(0), 0, 0
     mp.set_forkserver_preload(['cifar_cam.train', 'cifar_cam.data', 'albumentations', 'accelerate'])
     while kills<KILLS:
         runs += 1
