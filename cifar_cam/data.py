@@ -6,8 +6,8 @@ Docs: https://cifar-cam.github.io/cifar_cam/data.html.md"""
 
 # %% auto #0
 __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'SPLITS', 'SOURCES', 'ASSETS', 'IMAGE_TYPES', 'MOST_BYTES', 'MOST_PIXELS',
-           'FORMATS', 'BROKEN', 'DataLoaders', 'ImageSet', 'load_images', 'load_picture', 'lasting', 'channel_stats',
-           'normalize', 'denorm', 'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
+           'FORMATS', 'BROKEN', 'DataLoaders', 'ImageSet', 'load_images', 'load_picture', 'lasting', 'check_classes',
+           'channel_stats', 'normalize', 'denorm', 'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
 
 # %% ../nbs/00_data.ipynb #db12bc47
 import hashlib, io, json, os, pickle, random, signal, socket, struct, tarfile, warnings, zipfile, zlib
@@ -280,6 +280,17 @@ def lasting(
 )->str: # a name, an absolute path, or `None`
     "What `name` means from any folder"
     return name if name is None or name in known else str(Path(name).expanduser().resolve())
+
+# %% ../nbs/00_data.ipynb #36b1c1c8
+def check_classes(
+    ims:ImageSet, # the data
+    known, # names of a network's outputs, as its weights' metadata have them; `None` or empty: it does not say
+    outputs:int, # how many outputs it has
+): # raises `ValueError` that names both
+    "Refuse a network that was trained for other classes than the data's, or for the same in another order"
+    names = tuple(known or (CLASSES if outputs==len(CLASSES) else ()))
+    if len(names or range(outputs))!=len(ims.classes): raise ValueError(f'{ims.source or "the data"} has {len(ims.classes)} classes; the network has {outputs} outputs')
+    if names and names!=tuple(ims.classes): raise ValueError(f'{ims.source or "the data"} has classes {", ".join(ims.classes)}; the network knows {", ".join(names)}')
 
 # %% ../nbs/00_data.ipynb #98ea710b
 def channel_stats(
