@@ -1,5 +1,5 @@
 "The committed files agree with each other"
-import ast, json, subprocess, sys
+import ast, json, re, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -11,6 +11,13 @@ pages = sorted((root/'nbs').rglob('*.ipynb'))
 def test_no_error_outputs(page):
     cells = json.loads(page.read_text(encoding='utf-8'))['cells']
     assert not [c['id'] for c in cells for o in c.get('outputs', []) if o['output_type']=='error']
+
+@pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
+def test_pages_install_nothing_and_leave_the_environment_alone(page):
+    cells = [c for c in json.loads(page.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
+    lessons = [''.join(c['source']) for c in cells if '#| export' not in ''.join(c['source'])]
+    assert not [s for s in lessons if 'pip install' in s or re.search(r'environ.*(TQDM|ACCELERATE|ALBUMENTATIONS)', s)]
+    assert all(c['metadata'].get('jupyter')==dict(source_hidden=True, outputs_hidden=True) for c in cells if 'code-fold: true' in ''.join(c['source']))
 
 def test_export_is_in_step(tmp_path):
     from nbdev.export import nb_export
