@@ -1,7 +1,12 @@
-"The table of faults, printed at the end"
+"What was tried, printed at the end: pictures of pages, and the table of faults"
 import pytest
 
-FAULTS = []
+FAULTS, PICTURES = [], {}
+
+@pytest.fixture
+def shown():
+    "Notes a page that ran: how many pictures are stored in it, and how many it showed"
+    return PICTURES.__setitem__
 
 @pytest.fixture
 def tried(tmp_path):
@@ -10,8 +15,12 @@ def tried(tmp_path):
     return note
 
 def pytest_terminal_summary(terminalreporter):
-    if not FAULTS: return
     w = terminalreporter
+    if PICTURES:
+        w.section(f'{len(PICTURES)} pages: pictures stored and shown')
+        for page,(stored,ran) in PICTURES.items(): w.line(f'{page:20}  {stored:>4}  {ran:>4}')
+        w.line(f'{"together":20}  {sum(s for s,_ in PICTURES.values()):>4}  {sum(r for _,r in PICTURES.values()):>4}')
+    if not FAULTS: return
     w.section(f'{len(FAULTS)} faults, tried {sum(f[1] for f in FAULTS):,} times')
     wide = max(len(f[0]) for f in FAULTS)
     for fault,times,lost,said in FAULTS: w.line(f'{fault:{wide}}  {times:>6,}  lost {lost}  {said[:110]}')

@@ -14,11 +14,12 @@ def tool(name):
     return module
 
 @pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
-def test_page(page):
+def test_page(page, shown):
     import nbformat
     if page.stem=='peers': pytest.importorskip('torchcam')        # Python 3.11 or later
     run = tool('pages')
     stored, ran = ({c.id: run.pictures(c) for c in nb.cells} for nb in (nbformat.read(page, as_version=4), run.run(page)))
+    shown(page.stem, (sum(stored.values()), sum(ran.values())))
     assert ran==stored
 
 def test_all_rooms_are_there():
