@@ -56,7 +56,8 @@ def described(cfg, path, name):
     source = f'[source]({cfg.git_url}/blob/{cfg.branch}/{path}#L{_get_exps(path)[name]}){{.source}}' if cfg.git_url else ''
     table = str(DocmentTbl(getattr(sym, 'fget', sym))).replace('| NoneType |', '|  |')         # a default of None says nothing of the type
     how, docs = call(sym, name), docstring(sym).strip()
-    return '\n\n'.join(s for s in (source, f'### {name}', how and f'```python\n{how}\n```', docs and f'*{docs}*', table) if s) + '\n'
+    heading = '### ' + name.replace('_', r'\_') + f' {{#{name.lower()}}}'
+    return '\n\n'.join(s for s in (source, heading, how and f'```python\n{how}\n```', docs and f'*{docs}*', table) if s) + '\n'
 
 def shown(cell): return re.findall(r'^show_doc\(([\w.]+)', cell.source, flags=re.M) if cell.cell_type=='code' else []
 def is_source(c): return c.cell_type=='code' and '#| exports' in c.source
