@@ -56,7 +56,7 @@ def described(cfg, path, name):
     source = f'[source]({cfg.git_url}/blob/{cfg.branch}/{path}#L{_get_exps(path)[name]}){{.source}}' if cfg.git_url else ''
     table = str(DocmentTbl(getattr(sym, 'fget', sym))).replace('| NoneType |', '|  |')         # a default of None says nothing of the type
     how, docs = call(sym, name), docstring(sym).strip()
-    heading = '### ' + name.replace('_', r'\_') + f' {{#{name.lower()}}}'
+    heading = '### ' + name.replace('_', r'\_') + f' {{#{name}}}'
     return '\n\n'.join(s for s in (source, heading, how and f'```python\n{how}\n```', docs and f'*{docs}*', table) if s) + '\n'
 
 def shown(cell): return re.findall(r'^show_doc\(([\w.]+)', cell.source, flags=re.M) if cell.cell_type=='code' else []
@@ -68,7 +68,7 @@ def addresses(pages, here):
     for page in sorted(pages, key=lambda p: p!=here):
         if page.stem!=COMMANDS or page==here:
             for name in pages[page]:
-                href = f'{os.path.relpath(page, here.parent)}#{name.lower()}'.replace(os.sep, '/')
+                href = f'{os.path.relpath(page, here.parent)}#{name}'.replace(os.sep, '/')
                 for k in (name, f'{page.stem}.{name}'): found.setdefault(k, href)
     return found
 
