@@ -159,7 +159,7 @@ def read_weights(
         if path.suffix in ('.pt', '.pth'): state, meta = _kuangliu(torch.load(path, map_location='cpu', weights_only=True))
         else:
             with safe_open(path, 'pt') as f:
-                meta = _check_meta({k: json.loads(v) for k,v in (f.metadata() or {}).items() if k!='format'})
+                meta = _check_meta({k: json.loads(v) for k,v in sorted((f.metadata() or {}).items()) if k!='format'})
                 state = {k: f.get_tensor(k) for k in f.keys()}
         _check_tensors(state, path.stat().st_size)
         return state, meta

@@ -154,6 +154,7 @@ def test_the_same_weights_are_the_same_file(tmp_path):
     files = [save_weights(model, tmp_path/f'{k}.safetensors', **dict(sorted(meta.items(), reverse=k%2))) for k in range(6)]
     assert len({f.read_bytes() for f in files})==1
     state, got = read_weights(files[0])
+    assert list(got)==sorted(got)
     assert got=={'args': {}, **meta} and all(torch.equal(state[k], v) for k,v in model.state_dict().items())
     with safe_open(files[0], 'pt') as f: assert sorted(f.keys())==['bias', 'weight'] and f.metadata()['format']=='pt'
 
@@ -190,7 +191,7 @@ for path in sys.argv[2:]: print(child(path)-nothing)
 '''
 
 def test_small_files_take_little_memory(tmp_path):
-    "Each of them is below 3 MB; none may take 600 MB"
+    "Each of them is below 3 MB; none may take 450 MB"
     import zlib
     def png(name, width, height, kind, depth=8):
         def chunk(tag, data): return len(data).to_bytes(4, 'big')+tag+data+zlib.crc32(tag+data).to_bytes(4, 'big')
@@ -211,4 +212,4 @@ def test_small_files_take_little_memory(tmp_path):
     assert all((tmp_path/n).stat().st_size<3_000_000 for n in names)
     r = subprocess.run([sys.executable, '-c', MEMORY, tmp_path/'cache', *(tmp_path/n for n in names)], capture_output=True, text=True, check=True)
     took = dict(zip(names, map(int, r.stdout.split())))
-    print(took); assert max(took.values())<600, took
+    assert max(took.values())<450, took
