@@ -98,6 +98,13 @@ def flops(
     return count.get_total_flops()//len(x)
 
 # %% ../nbs/01_model.ipynb #05e90d1c
+def _in_order(data):
+    "The same safetensors file with its header sorted: safetensors itself writes metadata in any order"
+    end = 8+int.from_bytes(data[:8], 'little')
+    head = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(',', ':')).encode()
+    head += b' '*(-len(head)%8)
+    return len(head).to_bytes(8, 'little')+head+data[end:]
+
 def save_weights(
     model:nn.Module, # a `resnet18`
     path:str, # file to write, replaced only when complete
@@ -110,7 +117,7 @@ def save_weights(
     if half: state = {k: v.half() if v.is_floating_point() else v for k,v in state.items()}
     meta = dict(args=getattr(model, 'args', {}), **meta)
     part = path.with_name(path.name+'.part')
-    part.write_bytes(save(state, metadata={'format': 'pt', **{k: json.dumps(v) for k,v in meta.items()}}))
+    part.write_bytes(_in_order(save(state, metadata={'format': 'pt', **{k: json.dumps(v) for k,v in meta.items()}})))
     part.replace(path)
     return path
 
@@ -134,6 +141,12 @@ def _check_meta(meta):
         if meta.get(k) is not None and not numbers(meta[k], low): raise ValueError(f'{k} is no list of three numbers from {low} to 1')
     return meta
 
+def _check_tensors(state, size):
+    "Refuse tensors that a file of `size` bytes cannot hold, or that are not finite"
+    for k,t in state.items():
+        if t.layout!=torch.strided or not 0<t.numel()*t.element_size()<=size: raise ValueError(f'{k} is {tuple(t.shape)}, which a file of {size:,} bytes cannot hold')
+        if not t.isfinite().all(): raise ValueError(f'{k} has values that are not finite')
+
 def read_weights(
     weights:str # a name in `SHIPPED`, a `.safetensors` file, or a `.pt`/`.pth` checkpoint
 )->tuple: # `(state, meta)`: name -> tensor, and the dict that was saved with them
@@ -141,23 +154,31 @@ def read_weights(
     path = Path(SHIPPED.get(weights, weights))
     if not path.is_file(): raise FileNotFoundError(f'no weights {str(weights)!r}: neither one of {", ".join(SHIPPED)} nor a file')
     try:
-        if path.suffix in ('.pt', '.pth'): return _kuangliu(torch.load(path, map_location='cpu', weights_only=True))
-        with safe_open(path, 'pt') as f:
-            meta = _check_meta({k: json.loads(v) for k,v in (f.metadata() or {}).items() if k!='format'})
-            return {k: f.get_tensor(k) for k in f.keys()}, meta
+        if path.suffix in ('.pt', '.pth'): state, meta = _kuangliu(torch.load(path, map_location='cpu', weights_only=True))
+        else:
+            with safe_open(path, 'pt') as f:
+                meta = _check_meta({k: json.loads(v) for k,v in sorted((f.metadata() or {}).items()) if k!='format'})
+                state = {k: f.get_tensor(k) for k in f.keys()}
+        _check_tensors(state, path.stat().st_size)
+        return state, meta
+    except MemoryError: raise
     except Exception as e: raise ValueError(f'{path} holds no weights that can be read: {type(e).__name__}: {e}') from None
 
 # %% ../nbs/01_model.ipynb #f559fc55
+def _check_fit(model, state, weights):
+    "Refuse tensors that are not the model's"
+    have = {k: v.shape for k,v in model.state_dict().items() if not (k.endswith('num_batches_tracked') and k not in state)}
+    wrong = [f'{k} is {tuple(state[k].shape)}, the model has {tuple(have[k])}' for k in have if k in state and state[k].shape!=have[k]]
+    wrong += [f'no {k}' for k in have if k not in state] + [f'{k} is not in the model' for k in state if k not in have]
+    if wrong: raise ValueError(f'weights {str(weights)!r} do not fit ({len(wrong)} differences): ' + '; '.join(wrong[:3]))
+
 def load_weights(
     model:nn.Module, # gets the weights, in its own precision
     weights:str, # as for `read_weights`
 )->dict: # the metadata
     "Put stored weights into `model`; raises `ValueError`, and changes nothing, if they do not fit"
     state, meta = read_weights(weights)
-    have = {k: v.shape for k,v in model.state_dict().items() if not (k.endswith('num_batches_tracked') and k not in state)}
-    wrong = [f'{k} is {tuple(state[k].shape)}, the model has {tuple(have[k])}' for k in have if k in state and state[k].shape!=have[k]]
-    wrong += [f'no {k}' for k in have if k not in state] + [f'{k} is not in the model' for k in state if k not in have]
-    if wrong: raise ValueError(f'weights {str(weights)!r} do not fit ({len(wrong)} differences): ' + '; '.join(wrong[:3]))
+    _check_fit(model, state, weights)
     model.load_state_dict(state, strict=False)
     return meta
 
@@ -169,5 +190,8 @@ def load_model(
     state, meta = read_weights(weights)
     outputs, classes = len(state['fc.weight']) if 'fc.weight' in state and state['fc.weight'].ndim else 0, meta.get('classes')
     if classes and len(classes)!=outputs: raise ValueError(f'{weights} has {outputs} outputs, but names {len(classes)} classes')
-    try: return resnet18(**(meta.get('args', {}) | dict(num_classes=outputs)), weights=weights).eval()
+    try:
+        options = meta.get('args', {}) | dict(num_classes=outputs)
+        with torch.device('meta'): _check_fit(resnet18(**options, weights=None), state, weights)
+        return resnet18(**options, weights=weights).eval()
     except TypeError as e: raise ValueError(f'{weights} is not of a resnet18: {e}') from None

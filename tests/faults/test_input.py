@@ -58,7 +58,7 @@ def test_pictures(sample, tried):
     tried('picture: a PostScript program', said=said.value)
     png, jpg = encoded(im), encoded(im, 'jpeg')
     for name,data,match in (('empty', b'', 'not an image'), ('words', b'hello', 'not an image'), ('PNG cut off', png[:len(png)//2], 'cannot be read'), ('JPEG cut off', jpg[:len(jpg)//2], 'cannot be read'),
-                            ('header only', png[:40], 'cannot be read|not an image'), ('promises 10**10 pixels', bomb(100_000, 100_000), 'pixels|exceeds'), ('promises 10**8 pixels', bomb(10_000, 10_000), 'at most 50,000,000'), ('zero wide', bomb(0, 8), 'cannot be read|not an image')):
+                            ('header only', png[:40], 'cannot be read|not an image'), ('promises 10**10 pixels', bomb(100_000, 100_000), 'pixels|exceeds'), ('promises 10**8 pixels', bomb(10_000, 10_000), 'at most 25,000,000'), ('zero wide', bomb(0, 8), 'cannot be read|not an image')):
         with pytest.raises(ValueError, match=match) as said: load_picture(data)
         tried(f'picture: {name}', said=said.value)
 
@@ -133,7 +133,7 @@ def test_archives(sample, tmp_path, tried):
         with pytest.raises(ValueError, match=match) as e: load(archive(tmp_path/f'{name}.tar.gz', members))
         tried(f'archive: {name}', said=e.value)
     (tmp_path/'huge.tar').write_bytes(huge.tobuf(tarfile.GNU_FORMAT)+bytes(1024))
-    with pytest.raises(ValueError, match='at most 1,000 are read') as e: load(tmp_path/'huge.tar')
+    with pytest.raises(ValueError, match='at most 200 are read') as e: load(tmp_path/'huge.tar')
     tried('archive: a file of 5 TB', said=e.value)
     long = tarfile.TarInfo('x')
     long.type, long.size = tarfile.XHDTYPE, 10**10
@@ -155,7 +155,7 @@ def test_archives(sample, tmp_path, tried):
         with pytest.raises(ValueError, match=match) as e: load(archive(tmp_path/'b.tar.gz', [('cifar-10-batches-py/data_batch_1', pickle.dumps(value))]))
         tried(f'official batch: {name}', said=e.value)
     for name,data in (('asks for 34 GB of memory', b'\x80\x02]r'+(2**31-1).to_bytes(4, 'little')+b'.'), ('asks for an array of 5 TB', b'\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ\x01\0\0\0\x8a\x06'+(5*10**12).to_bytes(6, 'little')+b'\x86U\x01b\x87R.')):
-        with pytest.raises(ValueError, match='cannot be read to its end|too big') as e: load(archive(tmp_path/'b.tar.gz', [('cifar-10-batches-py/data_batch_1', data)]))
+        with pytest.raises(ValueError, match='has no data|refused to unpickle') as e: load(archive(tmp_path/'b.tar.gz', [('cifar-10-batches-py/data_batch_1', data)]))
         tried(f'official batch: {name}', said=e.value)
     assert not (tmp_path/'gotcha').exists()
     assert {p.name for p in tmp_path.iterdir() if p.suffix not in ('.gz', '.tar')}=={'cache'}
@@ -267,7 +267,7 @@ def test_ten_thousand_mutated_inputs(sample, tmp_path, tried):
             i = tarfile.TarInfo(name)
             i.size = len(data)
             t.addfile(i, io.BytesIO(data))
-    tar = tar.getvalue()[:6144]
+    tar = tar.getvalue()
     weights = save({'fc.weight': torch.zeros(2, 3), 'fc.bias': torch.zeros(2)}, {'classes': json.dumps(['a', 'b'])})
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
     x = torch.randn(2, 3, 8, 8)
