@@ -180,16 +180,19 @@ def _visit(model):
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), _hold(list(model.parameters()), 'requires_grad', False), _not_compiled(model): yield model
 
 # %% ../nbs/03_gradcam.ipynb #50cfe4fa
+def _around(name): return [name[:i] for i,c in enumerate(name) if c=='.']
+
 def last_of_each_size(
     shapes:dict # as `cam_layers` gives them
 )->list: # layer names, in order of depth
-    "The last layer at every resolution, rather outside than inside a module of another one"
-    level = {n: round(log2(s[1]*s[2])/2) for n,s in shapes.items()}
-    best, names = {}, list(shapes)
+    "The last layer at every resolution, rather outside than inside a module that leaves it for the next"
+    level = {n: round(log2(h*w)/2) for n,(_,h,w) in shapes.items()}
+    best, names, spans = {}, list(shapes), {}
     for n,l in level.items():
-        parts = n.split('.')
-        others = sum(level.get('.'.join(parts[:i]), l)!=l for i in range(1, len(parts)))   # modules of another resolution around it
-        if others<=best.get(l, (others,))[0]: best[l] = others, n
+        for a in _around(n): spans.setdefault(a, set()).add(l)
+    for n,l in level.items():
+        leaving = sum(level.get(a, l)!=l and len(spans[a])<3 for a in _around(n))
+        if leaving<=best.get(l, (leaving,))[0]: best[l] = leaving, n
     return sorted((n for _,n in best.values()), key=names.index)
 
 def default_layers(
@@ -200,8 +203,7 @@ def default_layers(
     "The layers that `explain` takes if none are named"
     with _visit(model) as model:
         seen, errors = _survey(model, x, reshape)
-        def inside(n): return any(n.startswith(f'{o}.') for o,s in seen.items() if not s)
-        shapes = {n: s for n,s in seen.items() if s and not inside(n)}
+        shapes = {n: s for n,s in seen.items() if s and all(seen.get(a, s) for a in _around(n))}
         if reshape and shapes: shapes = {n: shapes[n] for n in _asked(model, x, list(shapes), reshape)}
         names = last_of_each_size(shapes)
     after = list(seen)[list(seen).index(names[-1])+1:] if names else []
