@@ -118,6 +118,7 @@ def _shaped(h, w, x):
 
 def _survey(model, x, reshape=None):
     "Layer name -> `(k, h, w)` if it gives maps, `None` if something else of many places (tokens, channels last), in the order of finishing; and what `reshape` raised"
+    _check_images(x)
     seen, errors, x = {}, [], x[:1].repeat(2, 1, 1, 1)                        # two, so that what has no batch shows
     def note(name, m, args, out):
         seen.pop(name, None)
@@ -187,13 +188,17 @@ def last_of_each_size(
 )->list: # layer names, in order of depth
     "The last layer at every resolution, rather outside than inside a module that leaves it for the next"
     level = {n: round(log2(h*w)/2) for n,(_,h,w) in shapes.items()}
-    best, names, spans = {}, list(shapes), {}
+    best, names, spans, reached = {}, list(shapes), {}, {}
     for n,l in level.items():
         for a in _around(n): spans.setdefault(a, set()).add(l)
     for n,l in level.items():
-        leaving = sum(level.get(a, l)!=l and len(spans[a])<3 for a in _around(n))
+        inside = ['', *_around(n)]
+        if l>min(reached.get(a, l) for a in inside): continue                     # wider than what came before it: a side path, such as a matrix of attention
+        reached[inside[-1]] = l
+        leaving = sum(level.get(a, l)!=l and len(spans[a])<3 for a in inside[1:])
         if leaving<=best.get(l, (leaving,))[0]: best[l] = leaving, n
-    return sorted((n for _,n in best.values()), key=names.index)
+    out = sorted((n for _,n in best.values()), key=names.index)
+    return [n for i,n in enumerate(out) if all(level[m]<level[n] for m in out[i:] if m!=n)]
 
 def default_layers(
     model:nn.Module, # any model
@@ -208,12 +213,15 @@ def default_layers(
         names = last_of_each_size(shapes)
     after = list(seen)[list(seen).index(names[-1])+1:] if names else []
     if names and sum(not seen[n] for n in after)<=len(shapes): return names
-    why = f' (it fails: {type(errors[-1]).__name__}: {errors[-1]})' if errors else ''
-    raise ValueError(f'no layers to choose: hardly any gives maps (n, k, h, w) of the shape of the image; name them, and give the `reshape`{why} that makes maps of what they give') from (errors[-1] if errors else None)
+    texts = [str(e) for e in errors]
+    error = max(errors, key=lambda e: texts.count(str(e)), default=None)       # the one that most layers raise
+    why = f' (it fails: {type(error).__name__}: {error})' if errors else ''
+    raise ValueError(f'no layers to choose: hardly any gives maps (n, k, h, w) of the shape of the image; name them, and give the `reshape`{why} that makes maps of what they give') from error
 
 def _asked(model, x, names, reshape):
     "Those of `names` that the highest score depends on"
     taps, logits = _tapped(model, x[:1], names, reshape)
+    if not logits.requires_grad: return []
     grads = torch.autograd.grad(logits.amax(1).sum(), list(taps.acts.values()), allow_unused=True)
     return [n for n,g in zip(taps.acts, grads) if g is not None and _as_maps(g, reshape).any()]
 
