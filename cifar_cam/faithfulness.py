@@ -9,7 +9,8 @@ __all__ = ['MEASURES', 'rank', 'Curve', 'deletion', 'insertion', 'fill_in', 'Roa
 # %% ../nbs/07_faithfulness.ipynb #e755e79e
 import copy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from threading import get_ident
 
 import numpy as np
 import torch
@@ -17,14 +18,18 @@ from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 from tqdm.auto import tqdm
 
-from .gradcam import METHODS, eval_mode, explain, get_method
+from .gradcam import METHODS, _check_logits, _targets, _visit, eval_mode, explain, get_method
 
 # %% ../nbs/07_faithfulness.ipynb #5e2b4aea
+def _no_nan(maps):
+    if maps.isnan().any(): raise ValueError(f'map {maps.flatten(1).isnan().any(1).nonzero()[0].item()} has NaN in it')
+
 def rank(
     maps:torch.Tensor, # `(n, h, w)`, higher is more important
     seed:int=0, # of the order among equal pixels
 )->torch.Tensor: # int64 `(n, h*w)`: 0 for the most important pixel of each image
     "Place of every pixel in the order of importance, ties in seeded random order"
+    _no_nan(maps)
     flat = maps.flatten(1)
     shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed)).to(flat.device)
     return shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)].argsort(dim=1)
@@ -41,14 +46,19 @@ class Curve:
 
 def _check(maps, x):
     if maps.shape!=x[:,0].shape: raise ValueError(f'maps {tuple(maps.shape)} for images {tuple(x.shape)}: use `CamResult.resized`')
+    _no_nan(maps)
 
 def _probs(model, x, target):
     "Probability `(n,)` of the class `target`, an int or `(n,)`"
-    target = torch.as_tensor(target, device=x.device).expand(len(x))
-    with eval_mode(model), torch.no_grad(): return model(x).float().softmax(1).gather(1, target[:, None])[:, 0]
+    with _visit(model) as model, torch.no_grad(): z = model(x.clone())
+    _check_logits(z, x)
+    t = None if target is None else _targets(z, target)
+    if t is None or t.ndim>1: raise ValueError(f'target must be one class, or one for each image ({len(x)},), not {None if t is None else tuple(t.shape)}')
+    return z.float().softmax(1).gather(1, t[:, None])[:, 0]
 
 def _curve(model, first, last, maps, target, steps, seed):
     _check(maps, first)
+    if steps<1: raise ValueError(f'steps must be at least 1, not {steps}')
     order, n = rank(maps, seed).view_as(maps), maps[0].numel()
     ps = [_probs(model, torch.where((order < round(n*i/steps))[:, None], last, first), target) for i in range(steps+1)]
     return Curve(torch.linspace(0, 1, steps+1, device=first.device), torch.stack(ps, 1))
@@ -106,7 +116,7 @@ def fill_in(
     for im,m in zip(out, removed.flatten(1).cpu().numpy()):                                  # (c, h*w), (h*w,)
         if m.any(): im[:, m] = splu((identity(m.sum()) - W[m][:, m]).tocsc()).solve(W[m][:, ~m] @ im[:, ~m].T).T
     out = torch.from_numpy(out).to(x).view_as(x)
-    return out + removed[:, None]*noise*torch.randn(c, h, w, generator=torch.Generator().manual_seed(seed)).to(x)
+    return out + removed[:, None]*(noise*torch.randn(c, h, w, generator=torch.Generator().manual_seed(seed))).to(x)
 
 # %% ../nbs/07_faithfulness.ipynb #2dda3981
 @dataclass(frozen=True, eq=False)
@@ -129,7 +139,7 @@ def road(
 )->Road: # raises `ValueError` for maps of another size or fractions out of range
     "Remove pixels in order of importance and fill them in from their neighbours (ROAD, arXiv 2202.00449)"
     _check(maps, x)
-    if not all(0<f<1 for f in fractions): raise ValueError(f'fractions must be above 0 and below 1, not {fractions}')
+    if not fractions or not all(0<f<1 for f in fractions): raise ValueError(f'fractions must be above 0 and below 1, not {fractions}')
     order, n = rank(maps, seed).view_as(maps), maps[0].numel()
     def after(place): return torch.stack([_probs(model, fill_in(x, place<round(f*n), seed=seed), target) for f in fractions], 1)
     return Road(tuple(fractions), after(order), after(n-1-order))
@@ -155,7 +165,7 @@ def average_drop(
 )->Drop: # its `drop.mean()` is the average drop, its `increase` the increase in confidence; raises `ValueError` for maps of another size
     "Multiply each image by its map, scaled to a maximum of 1 (arXiv 1710.11063)"
     _check(maps, x)
-    v = maps.clamp_min(0)
+    v = maps.to(x).clamp_min(0)
     v = v/v.amax((1,2), keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
     return Drop(_probs(model, x, target), _probs(model, x*v[:, None], target))
 
@@ -163,7 +173,8 @@ def average_drop(
 def _ranks(maps):
     "Ranks `(n, h*w)` of the pixels, centred and of norm 1; nan where the map is constant"
     from scipy.stats import rankdata
-    r = torch.from_numpy(rankdata(maps.flatten(1).cpu().numpy(), axis=1))
+    _no_nan(maps)
+    r = torch.from_numpy(rankdata(maps.flatten(1).cpu().double().numpy(), axis=1))
     r = r-r.mean(1, keepdim=True)
     return r/r.norm(dim=1, keepdim=True)
 
@@ -174,6 +185,35 @@ def spearman(
     "Rank correlation of maps, pixel by pixel, equal pixels with their mean rank"
     return (_ranks(a)*_ranks(b)).sum(1)
 
+_STATISTICS = dict(running_mean=0., running_var=1., weight=1., bias=0.) # buffers that hold what was learnt, and what they are before
+
+def _forget(modules):
+    "Everything of `modules` themselves as if never trained: drawn anew by `reset_parameters`, else noise of the same root mean square"
+    kept = [(p, p._version) for m in modules for p in m.parameters(recurse=False)]
+    for m in modules:
+        for n,b in m.named_buffers(recurse=False):
+            if n in _STATISTICS: b.fill_(_STATISTICS[n])
+        if hasattr(m, 'reset_parameters'): m.reset_parameters()
+    with torch.no_grad():
+        for p,version in kept:
+            if p._version==version: p.copy_(p.square().mean().sqrt()*torch.randn_like(p))
+
+def _stages(model, x):
+    "The children of `model`, name -> module, in the order in which a forward first runs them; of a wrapper those of what it wraps"
+    inner, path = model, ''
+    while len(own := {path+n: c for n,c in inner.named_children() if list(c.parameters())})==1 and list(next(iter(own.values())).children()):
+        (path, inner), = own.items()
+        path += '.'
+    started, mine = {}, get_ident()
+    def note(name, m, args):
+        if get_ident()==mine: started.setdefault(name, len(started))
+    hooks = [c.register_forward_pre_hook(partial(note, n)) for n,c in own.items()]
+    try:
+        with _visit(model) as visited, torch.no_grad(): visited(x[:1].clone())
+    finally:
+        for h in hooks: h.remove()
+    return dict(sorted(own.items(), key=lambda o: started.get(o[0], -1)))
+
 def sanity_check(
     model:nn.Module, # any classifier; left as it is
     x:torch.Tensor, # normalised images `(n, 3, h, w)`
@@ -181,16 +221,18 @@ def sanity_check(
     layers=None, # as for `explain`
     method:str='gradcam', # key in `METHODS`
     seed:int=0, # of the new weights
-)->dict: # child of the model -> layer -> `(n,)`: likeness of the maps when this child and all after it have forgotten
+)->dict: # stage of the model -> layer -> `(n,)`: likeness of the maps when this stage and all that run after it have forgotten; the first of them, last in the dict, with all else
     "Cascading randomisation (arXiv 1810.03292): rank correlation of maps with those of a network that forgets from the top down"
     before = explain(model, x, target, layers, method)
+    if before.target is None or before.target.ndim>1: raise ValueError('target must be one class, or one for each image, so that there is one map of each')
     forgetful, out = copy.deepcopy(model), {}
+    stages = _stages(forgetful, x)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for name,child in reversed(list(forgetful.named_children())):
-            if not list(child.parameters()): continue
-            for m in child.modules():
-                if hasattr(m, 'reset_parameters'): m.reset_parameters()
+        for i,name in enumerate(reversed(stages)):
+            stage = set(stages[name].modules())
+            rest = set(forgetful.modules()).difference(*(s.modules() for s in stages.values())) if i==len(stages)-1 else set()
+            _forget([m for m in forgetful.modules() if m in stage | rest])
             after = explain(forgetful, x, before.target, list(before.maps), method)
             out[name] = {k: spearman(v, after.maps[k]) for k,v in before.maps.items()}
     return out
@@ -242,7 +284,7 @@ def planted_cue(
     opt = torch.optim.SGD(net.parameters(), lr=lr, momentum=.9)
     (marked, at), (moved, _) = plant(x_test, seed), plant(x_test, seed+1)
     def called(z):
-        with eval_mode(net), torch.no_grad(): return torch.cat([net(b).argmax(1) for b in z.split(bs)]).cpu()==target
+        with eval_mode(net), torch.no_grad(): return torch.cat([net(b.clone()).argmax(1) for b in z.split(bs)]).cpu()==target
     for epoch in tqdm(range(epochs), desc='planting', unit='epoch', leave=False, **{} if progress else dict(disable=True)):
         net.train()
         for i,rows in enumerate(torch.randperm(len(x), generator=g).split(bs)):
@@ -328,6 +370,7 @@ def compare_methods(
     for m in methods or (): get_method(m)
     if len(x)<2: raise ValueError('a comparison needs at least 2 images')
     base, side, values, ranks, refused = explain(model, x, target, layers), x.shape[-2:], {}, {}, {}
+    if base.target is None: raise ValueError('target must be classes, (n,) or (n, t), not a function')
     layers, t = list(base.maps), base.target.view(len(x), -1)
     def maps_of(m, ls): # layer -> `(n, t, h, w)`
         parts = [explain(model, xs, ts, ls, m, bs=bs).resized(side).maps for xs,ts in zip(x.split(bs), t.split(bs))]
@@ -343,7 +386,9 @@ def compare_methods(
         try: maps = maps_of(m, layers)
         except ValueError: maps = {}                                           # refused at some layer: which?
         for l in layers:
-            try: v = maps[l] if maps else maps_of(m, [l])[l]
+            try:
+                v = maps[l] if maps else maps_of(m, [l])[l]
+                _no_nan(v.flatten(0, 1))
             except ValueError as e: refused[m,l] = str(e); continue
             ranks[m,l] = _ranks(v.flatten(0, 1))
             each = [scores(v[:,j], t[:,j]) for j in range(t.shape[1])]

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['Method', 'METHODS', 'FINER_GAMMA', 'Evidence', 'gradcam_weights', 'get_method', 'weighted_sum', 'Folded', 'Taps',
-           'cam_layers', 'eval_mode', 'last_of_each_size', 'CamResult', 'explain', 'hirescam_weights',
+           'cam_layers', 'eval_mode', 'last_of_each_size', 'default_layers', 'CamResult', 'explain', 'hirescam_weights',
            'layercam_weights', 'xgradcam_weights', 'gradcampp_weights', 'cam_weights', 'eigencam_weights',
            'ablationcam_weights', 'scorecam_weights', 'random_weights', 'fold']
 
 # %% ../nbs/03_gradcam.ipynb #03d5e94d
-import copy, zlib
+import copy, warnings, zlib
 from collections import Counter, namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
+from math import log2
+from threading import RLock, get_ident
 
 import torch
 from fastcore.basics import patch
@@ -60,72 +63,165 @@ def weighted_sum(
 
 # %% ../nbs/03_gradcam.ipynb #f79a12df
 def _as_maps(out, reshape=None):
-    "`out` as `(n, k, h, w)`, or `None` if it is no stack of maps"
+    "`out` as `(n, k, h, w)`, or `None` if it is no stack of maps; raises what `reshape` raises"
     if not isinstance(out, torch.Tensor) or not out.is_floating_point(): return None
-    if reshape:
-        try: out = reshape(out)
-        except (RuntimeError, IndexError, ValueError, TypeError): return None
-    return out if out.ndim==4 and out.shape[2]*out.shape[3]>1 else None
+    if reshape: out = reshape(out)
+    return out if isinstance(out, torch.Tensor) and out.ndim==4 and out.shape[2]*out.shape[3]>1 else None
 
 class _NoMap(ValueError): "A layer of which no heatmap can be made"
 
 class Folded(nn.Identity): "Stands where a convolution was, whose work is done by what stands for the batch norm behind it"
 
+def _mine(hook):
+    "`hook`, in the thread that sets it only: others may use the model at the same time"
+    me = get_ident()
+    def act(*args): return hook(*args) if get_ident()==me else None
+    return act
+
+def _layer(layer, modules):
+    "The dotted name `layer` if it is one of `modules`; else an error that helps"
+    if isinstance(layer, nn.Module):
+        name = next((repr(n) for n,m in modules.items() if m is layer), None)
+        raise _NoMap(f'a layer is given by its dotted name, not as a module: this {type(layer).__name__} is {name or "no part of the model"}')
+    if layer in modules and layer: return layer
+    near = get_close_matches(str(layer), modules, 3)
+    raise _NoMap(f'unknown layer {layer!r}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
+
 class Taps:
     "Context in which each run of `model` keeps the outputs of the layers `names`, as `acts`: name -> what the layer returned"
     def __init__(self, model, names, reshape=None):
         modules = dict(model.named_modules(remove_duplicate=False))
-        unknown = [n for n in names if n not in modules or not n]
-        if unknown: raise _NoMap(f'unknown layer {unknown[0]!r}')
-        folded = [n for n in names if isinstance(modules[n], Folded)]
+        self.layers = {n: modules[_layer(n, modules)] for n in names}
+        folded = [n for n,m in self.layers.items() if isinstance(m, Folded)]
         if folded: raise _NoMap(f'layer {folded[0]!r} was folded into the batch norm behind it')
-        self.layers, self.acts, self.runs, self.reshape, self.hooks = {n: modules[n] for n in names}, {}, Counter(), reshape, []
+        self.acts, self.runs, self.reshape, self.hooks = {}, Counter(), reshape, []
     def __enter__(self):
-        self.hooks = [m.register_forward_hook(partial(self._keep, n)) for n,m in self.layers.items()]
+        self.hooks = [m.register_forward_hook(_mine(partial(self._keep, n))) for n,m in self.layers.items()]
         return self
     def __exit__(self, *args):
         for h in self.hooks: h.remove()
     def _keep(self, name, module, args, out):
-        if _as_maps(out, self.reshape) is None: raise _NoMap(f'layer {name!r} is not spatial: it gives {getattr(out, "shape", type(out))}')
+        gives = f'it gives {tuple(getattr(out, "shape", ())) or type(out).__name__}'
+        try: maps = _as_maps(out, self.reshape)
+        except Exception as e: raise _NoMap(f'`reshape` fails at layer {name!r}, {gives}: {type(e).__name__}: {e}') from e
+        if maps is None: raise _NoMap(f'layer {name!r} is not spatial: {gives}' + (', of which `reshape` makes no (n, k, h, w)' if self.reshape else ''))
         self.acts[name] = out if out.requires_grad else out.detach().requires_grad_()
         self.runs[name] += 1
         return self.acts[name].clone()
 
 # %% ../nbs/03_gradcam.ipynb #f7a50c4b
+def _shaped(h, w, x):
+    "Whether maps `h` by `w` have the shape of the pictures `x`, to a pixel"
+    return abs(h*x.shape[-1] - w*x.shape[-2]) <= max(x.shape[-2:])
+
+def _survey(model, x, reshape=None):
+    "Layer name -> `(k, h, w)` if it gives maps, `None` if something else of many places (tokens, channels last), in the order of finishing; and what `reshape` raised"
+    _check_images(x)
+    seen, errors, x = {}, [], x[:1].repeat(2, 1, 1, 1)                        # two, so that what has no batch shows
+    def note(name, m, args, out):
+        seen.pop(name, None)
+        try: maps = _as_maps(out, reshape)
+        except Exception as e: errors.append(e); maps = None
+        if not isinstance(out, torch.Tensor) or out.ndim<3 or out.shape==x.shape: return
+        last = not reshape and (type(m) is nn.Linear or type(m) is nn.LayerNorm and len(m.normalized_shape)==1)
+        if maps is not None and len(maps)==2 and _shaped(*maps.shape[2:], x) and not last: seen[name] = tuple(maps.shape[1:])
+        elif len(out)==2 and out[0].numel()>max(out.shape[1:]): seen[name] = None
+    modules = [(n, m) for n,m in model.named_modules() if n and not isinstance(m, (Folded, nn.AdaptiveAvgPool2d))]
+    hooks = [m.register_forward_hook(_mine(partial(note, n))) for n,m in modules]
+    try:
+        with torch.no_grad(): model(x)
+    finally:
+        for h in hooks: h.remove()
+    return seen, errors
+
 def cam_layers(
     model:nn.Module, # any model
     x:torch.Tensor, # images `(n, 3, h, w)`; one is enough
     reshape=None, # as for `explain`
 )->dict: # layer name -> shape of its output without the batch, `(k, h, w)`
     "All layers of `model` of which a heatmap can be made"
-    shapes = {}
-    def note(m, args, out, name):
-        maps = _as_maps(out, reshape)
-        if maps is not None: shapes.pop(name, None); shapes[name] = tuple(maps.shape[1:])
-    hooks = [m.register_forward_hook(partial(note, name=n)) for n,m in model.named_modules() if n and not isinstance(m, Folded)]
-    try:
-        with eval_mode(model), torch.no_grad(): model(x[:1])
-    finally:
-        for h in hooks: h.remove()
-    return shapes
+    with _visit(model) as model: return {n: s for n,s in _survey(model, x, reshape)[0].items() if s}
+
+# %% ../nbs/03_gradcam.ipynb #5399e3ff
+_held, _lock = {}, RLock()
 
 @contextmanager
+def _hold(things, attr, value):
+    "`attr` of all `things` is `value` inside, and what it was when the last of all threads has left"
+    with _lock:
+        for o in things:
+            visitors, was = _held.get((id(o), attr), (0, getattr(o, attr)))
+            _held[id(o), attr] = visitors+1, was
+            setattr(o, attr, value)
+    try: yield
+    finally:
+        with _lock:
+            for o in things:
+                visitors, was = _held.pop((id(o), attr))
+                if visitors>1: _held[id(o), attr] = visitors-1, was
+                else: setattr(o, attr, was)
+
 def eval_mode(
     model:nn.Module # any model
 ): # a context
     "Every module in evaluation mode inside, and in its own mode after"
-    modes = [(m, m.training) for m in model.modules()]
-    for m,_ in modes: m.training = False
-    try: yield
-    finally:
-        for m,t in modes: m.training = t
+    return _hold(list(model.modules()), 'training', False)
+
+def _not_compiled(model):
+    "Context in which nothing of `model` runs compiled"
+    compiled = any('_orig_mod' in m._modules or getattr(m, '_compiled_call_impl', None) for m in model.modules())
+    return torch.compiler.set_stance('force_eager') if compiled else nullcontext()
+
+@contextmanager
+def _visit(model):
+    "`model` without the wrapper of `torch.compile`, ready to be explained, and as it was after"
+    model = model._modules.get('_orig_mod', model)
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), _hold(list(model.parameters()), 'requires_grad', False), _not_compiled(model): yield model
 
 # %% ../nbs/03_gradcam.ipynb #50cfe4fa
+def _around(name): return [name[:i] for i,c in enumerate(name) if c=='.']
+
 def last_of_each_size(
     shapes:dict # as `cam_layers` gives them
 )->list: # layer names, in order of depth
-    "The last layer at every resolution"
-    return list({s[1:]: n for n,s in shapes.items()}.values())
+    "The last layer at every resolution, rather outside than inside a module that leaves it for the next"
+    level = {n: round(log2(h*w)/2) for n,(_,h,w) in shapes.items()}
+    best, names, spans, reached = {}, list(shapes), {}, {}
+    for n,l in level.items():
+        for a in _around(n): spans.setdefault(a, set()).add(l)
+    for n,l in level.items():
+        inside = ['', *_around(n)]
+        if l>min(reached.get(a, l) for a in inside): continue                     # wider than what came before it: a side path, such as a matrix of attention
+        reached[inside[-1]] = l
+        leaving = sum(level.get(a, l)!=l and len(spans[a])<3 for a in inside[1:])
+        if leaving<=best.get(l, (leaving,))[0]: best[l] = leaving, n
+    out = sorted((n for _,n in best.values()), key=names.index)
+    return [n for i,n in enumerate(out) if all(level[m]<level[n] for m in out[i:] if m!=n)]
+
+def default_layers(
+    model:nn.Module, # any model
+    x:torch.Tensor, # images `(n, 3, h, w)`; one is enough
+    reshape=None, # as for `explain`
+)->list: # layer names; raises `ValueError` if there is no good choice
+    "The layers that `explain` takes if none are named"
+    with _visit(model) as model:
+        seen, errors = _survey(model, x, reshape)
+        shapes = {n: s for n,s in seen.items() if s and all(seen.get(a, s) for a in _around(n))}
+        if reshape and shapes: shapes = {n: shapes[n] for n in _asked(model, x, list(shapes), reshape)}
+        names = last_of_each_size(shapes)
+    after = list(seen)[list(seen).index(names[-1])+1:] if names else []
+    if names and sum(not seen[n] for n in after)<=len(shapes): return names
+    texts = [str(e) for e in errors]
+    error = max(errors, key=lambda e: texts.count(str(e)), default=None)       # the one that most layers raise
+    why = f' (it fails: {type(error).__name__}: {error})' if errors else ''
+    raise ValueError(f'no layers to choose: hardly any gives maps (n, k, h, w) of the shape of the image; name them, and give the `reshape`{why} that makes maps of what they give') from error
+
+def _asked(model, x, names, reshape):
+    "Those of `names` that the highest score depends on"
+    taps, logits = _tapped(model, x[:1], names, reshape)
+    if not logits.requires_grad: return []
+    grads = torch.autograd.grad(logits.amax(1).sum(), list(taps.acts.values()), allow_unused=True)
+    return [n for n,g in zip(taps.acts, grads) if g is not None and _as_maps(g, reshape).any()]
 
 # %% ../nbs/03_gradcam.ipynb #26d9394e
 @dataclass(frozen=True, eq=False)
@@ -213,46 +309,73 @@ def _scorers(logits, target, rivals):
         if rivals: raise ValueError('a method that compares classes needs classes for its target, not a function')
         return None, [partial(_of_function, target)]
     t, r = _targets(logits, target), min(rivals, logits.shape[1]-1)
-    columns = t.view(len(t), -1).unbind(1)
-    against = [logits.detach().scatter(1, c[:, None], -torch.inf).topk(r).indices if r else None for c in columns]
+    columns, z = t.view(len(t), -1).unbind(1), logits.detach()
+    def closest(c): return (z - z.gather(1, c[:, None])).abs().scatter(1, c[:, None], torch.inf).topk(r, largest=False).indices
+    against = [closest(c) if r else None for c in columns]
     return t, [partial(_of_class, c, a) for c,a in zip(columns, against)]
 
 # %% ../nbs/03_gradcam.ipynb #209c5949
+def _check_images(x):
+    if not isinstance(x, torch.Tensor): raise ValueError(f'x must be a tensor of normalised images (n, 3, h, w), not {type(x).__name__}')
+    if x.ndim!=4 or not len(x): raise ValueError(f'x must be images (n, 3, h, w), not {tuple(x.shape)}')
+    if not x.is_floating_point(): raise ValueError(f'x must be normalised images of floating point, not {x.dtype}')
+    if x.isnan().any(): raise ValueError('x has NaN in it')
+
 def explain(
     model:nn.Module, # any classifier: images -> logits `(n, classes)`
     x:torch.Tensor, # normalised images `(n, 3, h, w)` on the model's device
     target=None, # class to explain: `None` (predicted), int, `(n,)`, `(n, t)` for several an image, or a function `logits -> (n,)` that treats every row alike
-    layers=None, # layer name or names; `None`: the last of every map size
+    layers=None, # layer name or names; `None`: `default_layers`
     method:str='gradcam', # key in `METHODS`
     smooth:int=0, # mean over this many noisy copies of the images (SmoothGrad, arXiv 1706.03825); 0: the images themselves
     noise:float=.15, # standard deviation of that noise, as a share of the image's range
     reshape=None, # for layers that do not give `(n, k, h, w)`: function from what they give, such as tokens `(n, t, k)`, to that
     bs:int=64, # images a forward, in methods that run the model again
-)->CamResult: # raw maps; raises `ValueError` for a layer, target or method that cannot be
+)->CamResult: # raw maps; raises `ValueError` for images, a layer, target or method that cannot be
     "Class activation maps of every image at every layer, from one forward and one backward (one more for each further class)"
     how = get_method(method)
-    if x.ndim!=4 or not len(x): raise ValueError(f'x must be images (n, 3, h, w), not {tuple(x.shape)}')
-    if smooth<0 or bs<1: raise ValueError(f'smooth must be 0 or more and bs at least 1, not {smooth} and {bs}')
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model):
+    _check_images(x)
+    if smooth<0 or bs<1 or not noise>=0: raise ValueError(f'smooth and noise must be 0 or more and bs at least 1, not {smooth}, {noise} and {bs}')
+    with _visit(model) as model:
         x = x.detach().clone() if x.is_inference() else x.detach()
-        names = last_of_each_size(cam_layers(model, x, reshape)) if layers is None else [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
-        if not names: raise ValueError('no layers: this model has none of which a heatmap can be made, or none were asked for')
+        names = default_layers(model, x, reshape) if layers is None else [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
+        names = list(dict.fromkeys(n.removeprefix('_orig_mod.') if isinstance(n, str) else n for n in names))
+        if not names: raise ValueError('no layers were asked for')
+        _warn_of_batches(model)
         taps, logits = _tapped(model, x, names, reshape)
         classes, scorers = _scorers(logits, target, how.rivals)
         if not smooth: maps = _maps(model, x, taps, logits, scorers, how, bs)
-        else: maps = [sum(ms)/smooth for ms in zip(*(_maps(model, z, *_tapped(model, z, names, reshape), scorers, how, bs) for z in _noisy(x, smooth, noise)))]
+        else:
+            taps, logits, maps = None, logits.detach(), 0                         # one graph at a time
+            for z in _noisy(x, smooth, noise):
+                ms = _maps(model, z, *_tapped(model, z, names, reshape), scorers, how, bs)
+                maps = [m/smooth + (maps[i] if maps else 0) for i,m in enumerate(ms)]
     maps = [m[:, 0] if classes is None or classes.ndim==1 else m for m in maps]
     return CamResult(logits.detach(), classes, dict(zip(names, maps)), method)
 
 # %% ../nbs/03_gradcam.ipynb #4ad2bb5d
+def _warn_of_batches(model):
+    for n,m in model.named_modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None:
+            return warnings.warn(f'batch norm {n!r} has no running statistics: the images of a batch influence each other, and so do their maps', stacklevel=3)
+
+def _check_logits(logits, x):
+    if not isinstance(logits, torch.Tensor): raise ValueError(f'the model gives {type(logits).__name__}, not logits ({len(x)}, classes)')
+    if not logits.is_floating_point() or logits.ndim!=2 or len(logits)!=len(x): raise ValueError(f'the model gives {tuple(logits.shape)} of {logits.dtype}, not logits ({len(x)}, classes)')
+    if logits.isnan().any(): raise ValueError(f'the logits of image {logits.isnan().any(1).nonzero()[0].item()} have NaN in them')
+
 def _tapped(model, x, names, reshape):
     "The taps and the logits of one forward"
     try:
-        with Taps(model, names, reshape) as taps: logits = model(x)
-    except _NoMap as e: raise ValueError(f'{e}; have {", ".join(cam_layers(model, x, reshape))}') from None
-    if getattr(logits, 'shape', ())[:-1]!=x.shape[:1]: raise ValueError(f'the model gives {getattr(logits, "shape", type(logits))}, not logits ({len(x)}, classes)')
-    missing = [n for n in names if n not in taps.acts]
-    if missing: raise ValueError(f'layer {missing[0]!r} is not run by this model')
+        with Taps(model, names, reshape) as taps: logits = model(x.clone())
+    except _NoMap as e: raise ValueError(f'{e}; {len(cam_layers(model, x, reshape))} layers have maps: `cam_layers(model, x)`') from e.__cause__
+    _check_logits(logits, x)
+    for n in names:
+        if n not in taps.acts: raise ValueError(f'layer {n!r} is not run by this model')
+        maps, out = _as_maps(taps.acts[n], reshape), tuple(taps.acts[n].shape)
+        if len(maps)!=len(x): raise ValueError(f'layer {n!r} gives {out}, which is not one stack of maps for each of {len(x)} images')
+        if not reshape and not _shaped(*out[2:], x) and _shaped(*out[1:3], x):
+            raise ValueError(f'layer {n!r} gives {out}, channels last: give reshape=lambda out: out.permute(0, 3, 1, 2)')
     return taps, logits
 
 def _full(v): return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
@@ -263,6 +386,7 @@ def _maps(model, x, taps, logits, scorers, method, bs):
     rows, out, seen = torch.arange(len(x), device=x.device), {n: [] for n in taps.layers}, {}
     for scorer in scorers:
         scores, acts = scorer(logits, rows), [taps.acts[n] for n in taps.layers]
+        if not scores.requires_grad: raise ValueError(f'the score does not depend on layer {next(iter(taps.layers))!r}, or the gradient is cut on the way (`detach`, `no_grad`)')
         grads = torch.autograd.grad(scores.sum(), acts, retain_graph=scorer is not scorers[-1], allow_unused=True)
         for n,g in zip(taps.layers, grads):
             if g is None or taps.reshape and not _as_maps(g, taps.reshape).any(): raise ValueError(f'the score does not depend on layer {n!r}')
@@ -288,8 +412,8 @@ def _again(model, x, scorer, bs, seen, i, new, layer=None, run=1, reshape=None):
         def swap(m, args, out):
             runs[m] += 1
             return put.to(out.dtype, copy=True) if runs[m]==run else out
-        hook = layer.register_forward_hook(swap) if layer is not None else None
-        try: return model(inp)
+        hook = layer.register_forward_hook(_mine(swap)) if layer is not None else None
+        try: return model(inp.clone())
         finally:
             if hook: hook.remove()
     def one(part):
@@ -393,7 +517,7 @@ def random_weights(e:Evidence)->torch.Tensor: # `(n, k, h, w)`
     return torch.where(power==0, 0., r*e.acts/power)
 
 METHODS |= dict(
-    finercam=Method(gradcam_weights, True, 'what tells the class from its three rivals: for classes that look alike', 'arXiv 2501.11309', rivals=3),
+    finercam=Method(gradcam_weights, True, 'what tells the class from the three of the closest scores: for classes that look alike', 'arXiv 2501.11309', rivals=3),
     random=Method(random_weights, False, 'noise: the baseline that every method must beat', 'this package'))
 
 # %% ../nbs/03_gradcam.ipynb #c0421ec0
@@ -402,26 +526,35 @@ def fold(
     x:torch.Tensor, # images `(n, 3, h, w)` to find out what follows what, and to check the copy
     tol:float=1e-3, # largest difference of a logit that is accepted, relative to the largest logit
 )->nn.Module: # a copy in evaluation mode, frozen, channels last; raises `ValueError` if it says something else
-    "A copy that explains faster: every batch norm folded with the convolution before it"
-    fast, made, pairs, runs = copy.deepcopy(model).eval().requires_grad_(False), {}, {}, Counter()
-    @contextmanager
-    def exact():
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False): yield
-    def after(m, args, out): made[id(out)] = m, out                           # `out` is kept, so that its id is not given away
-    def before(m, args): runs[m] += 1; pairs[m] = made.get(id(args[0]), (None,))[0]
-    hooks = [m.register_forward_hook(after) for m in fast.modules() if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(before) for m in fast.modules() if isinstance(m, (nn.BatchNorm2d, nn.Conv2d))]
-    with exact(): want = fast(x)
-    for h in hooks: h.remove()
-    names = {m: n for n,m in fast.named_modules()}
-    for norm,conv in pairs.items():
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or conv is None or runs[norm]!=1 or runs[conv]!=1: continue
-        fast.set_submodule(names[norm], fuse_conv_bn_eval(conv, norm))
-        fast.set_submodule(names[conv], Folded())
-    fast = fast.to(memory_format=torch.channels_last)
-    try:
-        with exact(): error = ((fast(x)-want).abs().max()/want.abs().max()).item()
-    except torch.OutOfMemoryError: raise
-    except (RuntimeError, AttributeError): error = float('inf')             # a copy that cannot even run
-    if not error<=tol: raise ValueError(f'this model cannot be folded: the logits of the copy differ by {error:.1e} of the largest; is a convolution read by more than its batch norm?')
-    return fast
+    "A copy that explains faster: every plain batch norm folded with the plain convolution right before it"
+    fast = copy.deepcopy(model._modules.get('_orig_mod', model)).eval().requires_grad_(False)
+    with _not_compiled(fast), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        want, pairs = _followers(fast, x)
+        _check_logits(want, x)
+        names = {}
+        for n,m in fast.named_modules(remove_duplicate=False): names.setdefault(m, []).append(n)
+        for conv,norm in pairs:
+            both = fuse_conv_bn_eval(conv, norm)
+            for n in names[norm]: fast.set_submodule(n, both)
+            for n in names[conv]: fast.set_submodule(n, Folded())
+        fast = fast.to(memory_format=torch.channels_last)
+        try: error, why = ((fast(x.clone())-want).abs().max()/want.abs().max().clamp_min(torch.finfo(want.dtype).tiny)).item(), ''
+        except torch.OutOfMemoryError: raise
+        except (RuntimeError, AttributeError) as e: error, why = float('inf'), f' ({e})'    # a copy that cannot even run
+    if error<=tol: return fast
+    raise ValueError(f'this model cannot be folded: the logits of the copy differ by {error:.1e} of the largest{why}; is a convolution read by more than its batch norm?')
+
+def _followers(model, x):
+    "The logits, and the pairs of a convolution and the batch norm that alone reads what it gives, as far as modules show"
+    made, pairs, runs, own = {}, {}, Counter(), lambda m: m._forward_pre_hooks or m._forward_hooks
+    def after(m, args, out): made[id(out)] = m, out, out._version             # `out` is kept, so that its id is not given away
+    def before(m, args):
+        runs[m] += 1
+        conv, out, version = made.get(id(args[0]) if args else None, (None, None, None))
+        pairs[m] = conv if conv is not None and out._version==version else None      # else changed in place meanwhile
+    convs, norms = ([m for m in model.modules() if type(m) is t and not own(m)] for t in (nn.Conv2d, nn.BatchNorm2d))
+    hooks = [m.register_forward_hook(_mine(after)) for m in convs] + [m.register_forward_pre_hook(_mine(before)) for m in convs+norms]
+    try: logits = model(x.clone())
+    finally:
+        for h in hooks: h.remove()
+    return logits, [(pairs[n], n) for n in norms if n.running_mean is not None and pairs.get(n) is not None and runs[n]==runs[pairs[n]]==1]
