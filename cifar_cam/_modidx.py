@@ -56,7 +56,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'cifar_cam.data._read_path': ('data.html#_read_path', 'cifar_cam/data.py'),
                                 'cifar_cam.data._refuse': ('data.html#_refuse', 'cifar_cam/data.py'),
                                 'cifar_cam.data._sample': ('data.html#_sample', 'cifar_cam/data.py'),
-                                'cifar_cam.data._to_rgb32': ('data.html#_to_rgb32', 'cifar_cam/data.py'),
+                                'cifar_cam.data._to_rgb': ('data.html#_to_rgb', 'cifar_cam/data.py'),
                                 'cifar_cam.data._unpickle': ('data.html#_unpickle', 'cifar_cam/data.py'),
                                 'cifar_cam.data._walk': ('data.html#_walk', 'cifar_cam/data.py'),
                                 'cifar_cam.data._wanted': ('data.html#_wanted', 'cifar_cam/data.py'),

@@ -218,8 +218,8 @@ def _on_white(im):
     white.paste(im, mask=im.getchannel('A'))
     return white
 
-def _to_rgb32(data, name='the picture'):
-    "Bytes of an image file -> uint8 `(32, 32, 3)`, and whether it had to be resized"
+def _to_rgb(data, name='the picture', size=32):
+    "Bytes of an image file -> uint8 `(size, size, 3)`, or for `None` in its own shape, and whether it had to be resized"
     try:
         im = Image.open(io.BytesIO(data), formats=FORMATS)                    # reads the header only
         if im.width*im.height>MOST_PIXELS: raise ValueError(f'{im.width} x {im.height} pixels; at most {MOST_PIXELS:,} are read')
@@ -228,8 +228,9 @@ def _to_rgb32(data, name='the picture'):
         if im.mode[0] in 'IF': im, mode = _grey8(im), 'RGB'
         if im.mode!=mode: im = im.convert(mode)
         if mode=='RGBA': im = _on_white(im)
-        other = im.size!=(32, 32)
-        if other: im = im.resize((32, 32), Image.Resampling.BICUBIC)
+        if size is None: im.thumbnail((512, 512))
+        other = size is not None and im.size!=(size, size)
+        if other: im = im.resize((size, size), Image.Resampling.BICUBIC)
         return np.array(im), other
     except UnidentifiedImageError: raise ValueError(f'{_plain(name)} is not an image that can be read') from None
     except MemoryError: raise
@@ -252,7 +253,7 @@ def _read_folders(files, split, desc):
     if not mine: return None
     if odd := [c for c in classes if _plain(c)!=c]: raise ValueError(f'the name of the class folder {_plain(odd[0])} is not UTF-8')
     for n,(_,*name),read in tqdm(mine, desc=desc, unit=' files', leave=False):
-        im, other = _to_rgb32(read(), n)
+        im, other = _to_rgb(read(), n)
         ims.append(im); names.append(name); resized += other
     if lost: warnings.warn(f'{len(lost):,} images are in no {" or ".join(s+"/<class>" for s in SPLITS)}, such as {_plain(lost[0])}: not read')
     if resized: warnings.warn(f'{resized:,} of {len(ims):,} images were resized to 32x32')
@@ -337,13 +338,14 @@ def load_images(
 
 # %% ../nbs/00_data.ipynb #b2a2efd9
 def load_picture(
-    path # an image file of any size and mode, or its bytes
-)->np.ndarray: # uint8 `(32, 32, 3)`; raises `FileNotFoundError`, or `ValueError` if it is not an image or has more than `MOST_PIXELS`
-    "Read one image file, resized to the network's 32x32"
-    if isinstance(path, bytes): return _to_rgb32(path)[0]
+    path, # an image file of any size and mode, or its bytes
+    size:int=32, # height and width to resize it to; `None`: its own shape, at most 512 pixels long
+)->np.ndarray: # uint8 `(h, w, 3)`; raises `FileNotFoundError`, or `ValueError` if it is not an image or has more than `MOST_PIXELS`
+    "Read one image file, resized to what the network takes"
+    if isinstance(path, bytes): return _to_rgb(path, size=size)[0]
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'no file {str(path)!r}')
-    return _to_rgb32(_read_file(path), path.name)[0]
+    return _to_rgb(_read_file(path), path.name, size)[0]
 
 # %% ../nbs/00_data.ipynb #2c53faf3
 def lasting(
