@@ -178,7 +178,7 @@ _STYLE = '''<style>.cc-app { max-width: 66rem } .cc-app img { max-width: 100%; d
 .cc-app .cc-layer button { width: 132px !important; height: 156px; padding: 130px 0 0; line-height: 24px; margin: 2px; background-repeat: no-repeat; background-position: 2px 2px; background-size: 128px } .cc-app .cc-layer button.mod-active { outline: 3px solid #e63c1e; outline-offset: -3px }
 .cc-app .cc-layer, .cc-app .cc-layer .widget-inline-hbox { height: auto; max-width: 100%; flex-wrap: wrap } .cc-app button:focus-visible { box-shadow: 0 0 0 3px #1e88e5 !important } .cc-app .widget-html-content { line-height: 1.4 }
 .cc-cell { flex: 1 1 0; min-width: 0 !important; max-width: 2.2rem; padding: 0 !important; margin: 1px !important; height: 1.5rem !important; line-height: 1.4rem !important; font-size: 11px !important; overflow: hidden } .cc-name { width: 5.5rem; font-size: 12px; line-height: 1.4rem !important; height: 1.5rem !important }
-.cc-cell.mod-success { background: #1b5e20; color: white } .cc-cell.mod-warning { background: #ffcc80; color: black } .cc-cell.cc-chosen { outline: 3px solid #e63c1e; outline-offset: -1px }
+.cc-cell.mod-success { background: #1b5e20; color: white } .cc-cell.mod-warning { background: #ffcc80; color: black } .cc-cell.cc-chosen { outline: 3px solid #e63c1e !important; outline-offset: -1px }
 .cc-probs { border-collapse: collapse; font-size: 12px } .cc-probs th, .cc-probs td { padding: 0 .4em; text-align: right; font-weight: 400; white-space: nowrap; line-height: 1.35 }
 .cc-probs i { display: block; height: .7em; min-width: 1px; background: currentColor; opacity: .5 } .cc-probs .is th { font-weight: 700 }</style>'''
 
@@ -219,14 +219,14 @@ def _controls(self:Explorer, W):
         b.on_click(f)
         return b
     wide, classes = W.Layout(width='22rem', max_width='100%'), self.ims.classes
-    self.index = W.IntSlider(min=0, max=len(self.ims)-1, description='image', readout=False, layout=W.Layout(width='16rem', max_width='100%'))
-    self.play = W.ToggleButton(description='play', tooltip='go on by itself, to the last image')
+    self.index = W.IntSlider(min=0, max=len(self.ims)-1, description='image', readout=False, layout=W.Layout(flex='1 1 8rem', min_width='0'), style=dict(description_width='initial'))
+    self.play = W.ToggleButton(description='play', tooltip='go on by itself, to the last image', layout=W.Layout(width='auto'))
     self.prev = button('◀', 'previous image', lambda _: self._step(-1))
     self.next = button('▶', 'next image', lambda _: self._step(1))
     self.show = W.Dropdown(options=SHOW, description='show')
     self.cls = W.Dropdown(options=[('any class', ''), *((c, c) for c in classes)], description='true class')
     self.order = W.Dropdown(options=ORDER, description='order by')
-    self.number = W.Text(description='go to', placeholder='number in the split', continuous_update=False, layout=W.Layout(width='11rem'))
+    self.number = W.Text(description='number', placeholder='go to', continuous_update=False, layout=W.Layout(width='11rem'))
     self.layer = W.ToggleButtons(options=self.layers, value=self.layers[-1], tooltips=[f'heatmap of {k}: show it large' for k in self.layers])
     self.target = W.Dropdown(options=[*TARGETS, *classes], description='explain')
     self.method = W.Dropdown(options=list(METHODS), description='method')
@@ -234,7 +234,7 @@ def _controls(self:Explorer, W):
     self.cmap = W.Dropdown(options=['magma', 'viridis', 'inferno', 'cividis', 'gray'], description='colours')
     self.shared = W.Checkbox(description='one scale for all layers')
     self.upload = W.FileUpload(accept='image/*', description=f'your own picture (at most {MOST_UPLOADED//10**6} MB)', tooltip='an image file; it is shrunk to 32x32', layout=W.Layout(width='auto'))
-    self.stop = button('stop', 'break the computation off', lambda _: self._stopped(), layout=W.Layout(display='none'))
+    self.stop = button('stop computing', 'break off what is computed', lambda _: self._stopped(), layout=W.Layout(display='none'))
     self.chip = button('', 'show all images again', lambda _: self._pick())
     self.about, self.caption, self.probs, self.picture, self.plain, self.pictures = (W.HTML() for _ in range(6))
     self.thumbs = [button('', '', lambda _, i=i: self._to(i)) for i in range(2*NEIGHBOURS+1)]
@@ -373,7 +373,8 @@ def _begin(self:Explorer):
     free = self._worker is None or not self._worker.is_alive()
     if not left or free and self._took.get(method, AHEAD)<AHEAD: return self.draw()
     self._widget.add_class('cc-dim')
-    self.caption.value, self.about.value, self.stop.layout.display = f'<span role="status">{self._wait(len(chosen))}</span>', self._footnote(), ''
+    self.caption.value, self.stop.layout.display = f'<span role="status">{self._wait(len(chosen))}</span>', ''
+    self.about.value = f'{self._wait(len(chosen))} {self._footnote()}'
     self._stop = threading.Event()
     self._worker = threading.Thread(target=self._compute, args=(image, chosen, method, left, self._stop, asyncio.get_running_loop()), daemon=True)
     self._worker.start()
@@ -499,8 +500,8 @@ def widget(self:Explorer)->object: # an ipywidgets box
     self._id = f'cc-{id(self)}'
     left = W.VBox([self.picture, row(self.prev, self.next, self.play, self.index)], layout=W.Layout(width='330px', max_width='100%'))
     right = W.VBox([row(self.plain, self.layer), self.probs], layout=W.Layout(flex='1 1 20rem', min_width='0'))
-    self._widget = W.VBox([W.HTML(_STYLE), self.pictures, row(self.caption, self.stop, self.chip), row(left, right, align='flex-start'), row(*self.thumbs),
-        row(self.target, self.method, self.alpha), self.about, row(self.show, self.cls, self.order, self.number), more,
+    self._widget = W.VBox([W.HTML(_STYLE), self.pictures, row(self.caption, self.chip), row(left, right, align='flex-start'), row(*self.thumbs),
+        row(self.target, self.method, self.stop, self.alpha), self.about, row(self.show, self.cls, self.order, self.number), more,
         W.HTML('<small>Keys, once something here was clicked: ← → image, ↑ ↓ layer, t class.</small>')])
     for name in ('cc-app', self._id): self._widget.add_class(name)
     self.own = self.cell = None
