@@ -172,7 +172,7 @@ def _url(im):
 def _img(im, alt, width): return f'<img src="{_url(im)}" alt="{html.escape(alt)}" style="width:{width}px">'
 
 _STYLE = '''<style>.cc-app { max-width: 66rem } .cc-app img { max-width: 100%; display: block } .cc-app img, .cc-app button { image-rendering: pixelated; border-radius: 4px } .cc-app .widget-button, .cc-app .widget-upload { width: auto }
-.cc-app .cc-large { max-width: 100% } .cc-app .cc-caption { min-height: 2.8em; flex: 1 1 16rem; height: auto } .cc-app .cc-chip { border-radius: 1rem }
+.cc-app .cc-large { max-width: 100% } .cc-app .cc-caption { min-height: 2.8em; height: auto } .cc-app .cc-chip { border-radius: 1rem }
 .cc-dim .cc-large img, .cc-dim .cc-plain img, .cc-dim .cc-layer button, .cc-dim .cc-probs { opacity: .25 }
 .cc-app .cc-thumb { width: 66px !important; height: 66px; margin: 1px; background-size: 100% 100% } .cc-app .cc-thumb.cc-here { outline: 3px solid #e63c1e; outline-offset: -3px }
 .cc-app .cc-layer button { width: 132px !important; height: 156px; padding: 130px 0 0; line-height: 24px; margin: 2px; background-repeat: no-repeat; background-position: 2px 2px; background-size: 128px } .cc-app .cc-layer button.mod-active { outline: 3px solid #e63c1e; outline-offset: -3px }
@@ -270,9 +270,10 @@ def _playing(self:Explorer, change=None):
 
 @patch
 def _refuse(self:Explorer, error, dim=False):
-    "Say what cannot be; `dim` the pictures if they show something else"
-    self.caption.value = f'<b role="alert">{html.escape(str(error))}</b>'
+    "Say what cannot be; `dim` the pictures if they show something else, or else go on saying it until the next move"
+    self.caption.value = f'<b role="alert">{html.escape(str(error))}</b> '
     if dim: self._widget.add_class('cc-dim')
+    else: self.note = self.caption.value
 
 @patch
 def _choose(self:Explorer, change=None):
@@ -341,6 +342,7 @@ def _moved(self:Explorer, change=None):
 @patch
 def _changed(self:Explorer, change=None):
     "Draw a moment later, or at once where nothing runs later"
+    if change is not None: self.note = ''
     self._break_off()
     try: self._later = asyncio.get_running_loop().call_later(.02, self._begin)
     except RuntimeError: self.draw()
@@ -500,7 +502,7 @@ def widget(self:Explorer)->object: # an ipywidgets box
     self._id = f'cc-{id(self)}'
     left = W.VBox([self.picture, row(self.prev, self.next, self.play, self.index)], layout=W.Layout(width='330px', max_width='100%'))
     right = W.VBox([row(self.plain, self.layer), self.probs], layout=W.Layout(flex='1 1 20rem', min_width='0'))
-    self._widget = W.VBox([W.HTML(_STYLE), self.pictures, row(self.caption, self.chip), row(left, right, align='flex-start'), row(*self.thumbs),
+    self._widget = W.VBox([W.HTML(_STYLE), self.pictures, self.caption, row(left, right, align='flex-start'), row(*self.thumbs, self.chip),
         row(self.target, self.method, self.stop, self.alpha), self.about, row(self.show, self.cls, self.order, self.number), more,
         W.HTML('<small>Keys, once something here was clicked: ← → image, ↑ ↓ layer, t class.</small>')])
     for name in ('cc-app', self._id): self._widget.add_class(name)
