@@ -1,5 +1,5 @@
 "The explorer in a real browser"
-import base64, io, json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+import base64, io, json, os, re, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 import numpy as np
 import pytest
@@ -75,11 +75,17 @@ def steps(page, folder):
     act(lambda: page.select_option('.cc-target select', 'predicted − true'))
     act(lambda: page.get_by_role('button', name='play').click())
     act(lambda: None)                                          # the next one comes by itself
-    page.get_by_role('button', name='play').click()
+    page.get_by_role('button', name='stop', exact=True).click()
+    page.get_by_role('button', name='play').wait_for()
     page.screenshot(path=folder/'difference.png', full_page=True)
     page.locator('.cc-app').get_by_text('confusion matrix:').click()
     act(lambda: page.click('.cc-cell[title^="cat taken for dog"]'))
-    assert 'cat' in seen()[0] and 'seen as dog' in seen()[0]
+    assert 'cat' in seen()[0] and 'seen as dog' in seen()[0] and page.inner_text('.cc-chip')=='cat taken for dog ×'
+    page.click('.cc-layer button:has-text("layer4")')
+    for key in ('ArrowRight', 'ArrowUp', 't', 'ArrowDown', 'ArrowLeft'): act(lambda: page.keyboard.press(key))
+    page.focus('.cc-index [role=slider]')
+    act(lambda: page.keyboard.press('ArrowUp'))
+    assert 'large: layer3' in seen()[0] and contrast(page, '.cc-cell.mod-success')>4.5 and contrast(page, '.cc-cell.mod-warning')>4.5
     page.screenshot(path=folder/'cell.png', full_page=True)
     page.locator('.cc-app').get_by_text('colours, scale').click()
     photo = io.BytesIO()
@@ -89,13 +95,30 @@ def steps(page, folder):
         chooser.value.set_files(dict(name=name, mimeType='image/png', buffer=data))
     act(lambda: upload('photo.png', photo.getvalue()))
     assert 'your picture' in seen()[0]
-    said = seen()[0]
     upload('virus.png', b'MZ'*50)
-    page.wait_for_function('said => document.querySelector(".cc-caption").innerText !== said', arg=said)
-    assert 'is not an image' in seen()[0]
+    page.wait_for_function('document.querySelector(".cc-caption").innerText.includes("is not an image")')
+    assert page.evaluate("(b => b.scrollWidth <= b.clientWidth)(document.querySelector('.cc-upload'))")
     page.set_viewport_size(dict(width=390, height=844))
     page.wait_for_timeout(500)
     page.screenshot(path=folder/'phone.png', full_page=True)
+
+def contrast(page, what):
+    "Of the text on its ground, as WCAG defines it"
+    def light(colour):
+        rgb = [float(v)/255 for v in re.findall(r'[\d.]+', colour)[:3]]
+        return sum(w*(v/12.92 if v<=.04045 else ((v+.055)/1.055)**2.4) for w,v in zip((.2126, .7152, .0722), rgb))
+    a, b = sorted(light(c) for c in page.eval_on_selector(what, 'e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]'))
+    return (b+.05)/(a+.05)
+
+def fits_a_phone(page):
+    "The large heatmap comes before any control; nothing is cut off"
+    page.set_viewport_size(dict(width=390, height=844))
+    page.wait_for_timeout(500)
+    top = lambda what: page.eval_on_selector_all(what, 'es => Math.min(...es.filter(e => e.offsetParent).map(e => e.getBoundingClientRect().top))')
+    assert top('.cc-large img') < top('.cc-app button, .cc-app select, .cc-app input, .cc-app [role=slider]')
+    page.locator('.cc-app').get_by_text('confusion matrix:').click()
+    page.wait_for_timeout(500)
+    assert page.evaluate("[...document.querySelectorAll('.cc-app .widget-label, .cc-app .cc-cell, .cc-app .cc-upload')].filter(e => e.offsetParent && (e.scrollWidth > e.clientWidth + 1 || e.getBoundingClientRect().right > innerWidth)).map(e => e.innerText)")==[]
 
 @pytest.fixture
 def screenshots(request):
@@ -115,19 +138,24 @@ def test_explore_serves_a_web_application_and_stops(browser, screenshots, tmp_pa
         try:
             wait_for(f'http://127.0.0.1:{port}/static/', server)
             page = browser.new_page(viewport=dict(width=1100, height=900))
-            said = heard(page)
-            page.route(lambda url: '127.0.0.1' not in url and not url.startswith(('data:', 'blob:')), lambda r: r.abort())
+            said, left = heard(page), []
+            page.route(lambda url: '127.0.0.1' not in url and not url.startswith(('data:', 'blob:')), lambda r: (left.append(r.request.url), r.abort()))
             page.goto(f'http://127.0.0.1:{port}', timeout=180_000)
             steps(page, screenshots)
+            (tmp_path/'huge.png').write_bytes(bytes(60_000_000))
+            with page.expect_file_chooser() as chooser: page.click('.cc-upload')
+            chooser.value.set_files(tmp_path/'huge.png')
+            page.wait_for_function("document.querySelector('.cc-caption').innerText.includes('huge.png has 60 MB; at most 20 are read')", timeout=60_000)
             noise = np.random.default_rng(0).integers(0, 256, (2300, 2200, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path/'large.png')
             assert 15e6<(tmp_path/'large.png').stat().st_size<20e6                # more than a server takes by itself
             with page.expect_file_chooser() as chooser: page.click('.cc-upload')
             chooser.value.set_files(tmp_path/'large.png')
             page.wait_for_function("document.querySelector('.cc-caption').innerText.includes('your picture')", timeout=60_000)
+            fits_a_phone(page)
         finally: os.killpg(server.pid, 2)                      # Ctrl-C
         assert server.wait(30)==0 and 'Traceback' not in server.stderr.read()
-    assert [s for s in said if 'font-awesome' not in s and 'ERR_FAILED' not in s]==[]
+    assert left==[] and [s for s in said if 'fontawesome' not in s]==[]        # a style sheet that the page is not allowed to fetch
 
 def test_jupyterlab_runs_the_explorer_page(browser, screenshots, tmp_path):
     from fastcore.nbio import read_nb, write_nb
@@ -154,6 +182,8 @@ def test_jupyterlab_runs_the_explorer_page(browser, screenshots, tmp_path):
                 const c = jupyterapp.shell.currentWidget.sessionContext; await c.ready
                 while (!(c.session?.kernel?.connectionStatus === 'connected' && c.session.kernel.status === 'idle')) await z(50) }''')
             page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+            page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+            page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
             steps(page, screenshots)
         finally:
             urllib.request.urlopen(urllib.request.Request(f'http://127.0.0.1:{port}/api/shutdown', method='POST', headers=dict(Authorization='token TOK')))
