@@ -265,7 +265,7 @@ def plot_comparison(
             if (m, l, k) not in comparison.values: continue
             mean, low, high = comparison.interval(m, l, k, gain=True)
             gain[r,j] = 0 if low<=0<=high else mean
-            ax.text(j, r, f'{comparison.interval(m, l, k)[0]:.2f}'.replace('nan', '–'), ha='center', va='center', fontsize=7)
+            ax.text(j, r, f'{comparison.interval(m, l, k)[0]:.2f}'.replace('nan', '–'), ha='center', va='center', fontsize=8)
         top = np.nanmax(np.abs(gain)) or 1
         ax.imshow(gain, cmap='RdBu', vmin=-1.6*top, vmax=1.6*top, aspect='auto')
         ax.set_xticks(range(len(ls)), [l.removeprefix('layer') for l in ls] if all(l.startswith('layer') for l in ls) else ls, fontsize=7)
