@@ -572,7 +572,7 @@ def serve(
     from tempfile import TemporaryDirectory
     from fastcore.nbio import mk_cell, new_nb, write_nb
     from traitlets.config import Config
-    if not find_spec('voila'): raise RuntimeError('voila is not installed: pip install "cifar_cam[app]"')
+    if not find_spec('voila'): raise RuntimeError('voila is not installed: pip install ".[app]" in the folder of the package')
     if not 0<=port<=65535: raise ValueError(f'port must be from 0 to 65535, not {port}')
     if not host.strip(): raise ValueError(f'host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them, not {host!r}')
     Explorer(load_model(weights), load_images(data, 'test'))                 # what is wrong is said here and not in the browser
