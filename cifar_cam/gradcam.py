@@ -178,7 +178,8 @@ def _not_compiled(model):
 def _visit(model):
     "`model` without the wrapper of `torch.compile`, ready to be explained, and as it was after"
     model = model._modules.get('_orig_mod', model)
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), _hold(list(model.parameters()), 'requires_grad', False), _not_compiled(model): yield model
+    weights = [p for p in model.parameters() if not p.is_inference()]
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), _hold(weights, 'requires_grad', False), _not_compiled(model): yield model
 
 # %% ../nbs/03_gradcam.ipynb #50cfe4fa
 def _around(name): return [name[:i] for i,c in enumerate(name) if c=='.']
