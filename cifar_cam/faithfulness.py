@@ -200,11 +200,12 @@ def _forget(modules):
 
 def _stages(model, x):
     "The children of `model`, name -> module, in the order in which a forward first runs them; of a wrapper those of what it wraps"
-    inner, path = model, ''
-    while len(own := {path+n: c for n,c in inner.named_children() if list(c.parameters())})==1 and list(next(iter(own.values())).children()):
-        (path, inner), = own.items()
-        path += '.'
-    started, mine = {}, get_ident()
+    def learnt(m, path=''): return {path+n: c for n,c in m.named_children() if list(c.parameters())}
+    own, started, mine = learnt(model), {}, get_ident()
+    while len(own)==1:
+        (name, only), = own.items()
+        if not learnt(only): break
+        own = learnt(only, f'{name}.')
     def note(name, m, args):
         if get_ident()==mine: started.setdefault(name, len(started))
     hooks = [c.register_forward_pre_hook(partial(note, n)) for n,c in own.items()]

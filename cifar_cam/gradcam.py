@@ -110,6 +110,12 @@ class Taps:
         return self.acts[name].clone()
 
 # %% ../nbs/03_gradcam.ipynb #f7a50c4b
+def _check_images(x):
+    if not isinstance(x, torch.Tensor): raise ValueError(f'x must be a tensor of normalised images (n, 3, h, w), not {type(x).__name__}')
+    if x.ndim!=4 or not len(x): raise ValueError(f'x must be images (n, 3, h, w), not {tuple(x.shape)}')
+    if not x.is_floating_point(): raise ValueError(f'x must be normalised images of floating point, not {x.dtype}')
+    if x.isnan().any(): raise ValueError('x has NaN in it')
+
 def _shaped(h, w, x):
     "Whether maps `h` by `w` have the shape of the pictures `x`, to a pixel"
     return abs(h*x.shape[-1] - w*x.shape[-2]) <= max(x.shape[-2:])
@@ -176,7 +182,8 @@ def _not_compiled(model):
 def _visit(model):
     "`model` without the wrapper of `torch.compile`, ready to be explained, and as it was after"
     model = model._modules.get('_orig_mod', model)
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), _hold(list(model.parameters()), 'requires_grad', False), _not_compiled(model): yield model
+    weights = [p for p in model.parameters() if not p.is_inference()]
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), _hold(weights, 'requires_grad', False), _not_compiled(model): yield model
 
 # %% ../nbs/03_gradcam.ipynb #50cfe4fa
 def _around(name): return [name[:i] for i,c in enumerate(name) if c=='.']
@@ -315,12 +322,6 @@ def _scorers(logits, target, rivals):
     return t, [partial(_of_class, c, a) for c,a in zip(columns, against)]
 
 # %% ../nbs/03_gradcam.ipynb #209c5949
-def _check_images(x):
-    if not isinstance(x, torch.Tensor): raise ValueError(f'x must be a tensor of normalised images (n, 3, h, w), not {type(x).__name__}')
-    if x.ndim!=4 or not len(x): raise ValueError(f'x must be images (n, 3, h, w), not {tuple(x.shape)}')
-    if not x.is_floating_point(): raise ValueError(f'x must be normalised images of floating point, not {x.dtype}')
-    if x.isnan().any(): raise ValueError('x has NaN in it')
-
 def explain(
     model:nn.Module, # any classifier: images -> logits `(n, classes)`
     x:torch.Tensor, # normalised images `(n, 3, h, w)` on the model's device
