@@ -8,8 +8,8 @@ Docs: https://cifar-cam.github.io/cifar_cam/cli.html.md"""
 __all__ = ['COMMANDS', 'run', 'train', 'evaluate', 'explain', 'explore', 'report', 'faithfulness', 'main']
 
 # %% ../nbs/09_cli.ipynb #10a687e8
-import multiprocessing, os, shlex, signal, sys, warnings
-from contextlib import suppress
+import multiprocessing, os, shlex, signal, sys, threading, warnings
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -192,7 +192,7 @@ def main(
     argv:list=None # arguments; `None`: those of the process
 )->int: # exit code: 0 done, 1 failed, 2 asked wrongly, 130 interrupted
     "The command `cifar-cam`"
-    argv, before = sys.argv[1:] if argv is None else list(argv), multiprocessing.active_children()
+    argv = sys.argv[1:] if argv is None else list(argv)
     for s in (sys.stdout, sys.stderr):
         if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')            # a sign that a terminal lacks loses no result
     try:
@@ -201,16 +201,20 @@ def main(
     except BrokenPipeError:                                                      # nobody reads on: nothing to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    if code: _end_workers(before)
     return code
 
-def _end_workers(before):
-    "Kill what the command has started and left behind: a stopped process would be waited for at the exit for ever"
-    left = [p for p in multiprocessing.active_children() if p not in before]
-    with suppress(AttributeError, ValueError): was = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if left else None       # torch would take it for a crash
-    for p in left: p.kill()
-    for p in left: p.join(5)
-    with suppress(AttributeError, ValueError, UnboundLocalError): left and signal.signal(signal.SIGCHLD, was)
+@contextmanager
+def _no_workers_left():
+    "If it fails, kill the processes that it has started: one that is stopped would be waited for at the exit for ever"
+    before = multiprocessing.active_children()
+    try: yield
+    except BaseException:
+        left, can = [p for p in multiprocessing.active_children() if p not in before], hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread()
+        was = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if can else None     # torch would take it for a crash
+        for p in left: p.kill()
+        for p in left: p.join(5)
+        if can: signal.signal(signal.SIGCHLD, was)
+        raise
 
 def _run(argv):
     "Exit code of a command; says on stderr what went wrong"
@@ -225,7 +229,7 @@ def _run(argv):
     try:
         args = vars(_parser(argv[0]).parse_args(argv[1:]))
         if _main() and 'torch' not in sys.modules: print('cifar-cam: loading torch and the data...', file=sys.stderr, flush=True)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_workers_left():
             warnings.simplefilter('default')
             warnings.showwarning = lambda msg, cat, *_, **__: cat is UserWarning and print(f'cifar-cam: note: {msg}', file=sys.stderr)
             COMMANDS[argv[0]](**{k: args[k] for k in COMMANDS[argv[0]].__annotations__})
