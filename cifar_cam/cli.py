@@ -6,12 +6,16 @@
 __all__ = ['COMMANDS', 'run', 'train', 'evaluate', 'explain', 'explore', 'report', 'faithfulness', 'main']
 
 # %% ../nbs/09_cli.ipynb #10a687e8
-import os, sys, warnings
+import multiprocessing, os, shlex, signal, sys, threading, warnings
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
 from fastcore.script import anno_parser
 from tqdm import tqdm
+
+from . import __version__
+from .recipes import RECIPES
 
 # %% ../nbs/09_cli.ipynb #8c5e1f1b
 def _recipe(name, seed, epochs, weights=None):
@@ -26,14 +30,23 @@ def _foretell(recipe, plan):
     print(f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["trained_on"]}), {plan["pflop"]:.3g} PFLOP, '
           f'about {tqdm.format_interval(plan["seconds"])} on {plan["hardware"]} (timed in a few steps)')
 
-def _tell(metrics, report):
+def _list(text): return text and [t.strip() for t in text.split(',') if t.strip()]
+
+def _trained(weights):
+    from cifar_cam.model import read_weights
+    if not _main(): return
+    last = read_weights(weights)[1]['trained']
+    print(f'weights  {weights}')
+    if last['valid_accuracy'] is not None: print(f'held out {last["valid_accuracy"]:.1%} right, after epoch {last["epoch"]} (images of the train split that were not trained on)')
+    print(f'next     cifar-cam report {shlex.quote(str(weights.parent))}')
+
+def _tell(metrics):
     print(f'accuracy {metrics["accuracy"]:.2%} ± {metrics["plus_minus"]:.2%} on {metrics["images"]:,} {metrics["split"]} images ({metrics["source"]}), {metrics["mistakes"]} mistakes')
-    print(f'report   {report}')
 
 # %% ../nbs/09_cli.ipynb #00d8dbf9
 def run(
     data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
-    recipe:str='demo', # name of the training recipe
+    recipe:str='demo', # training recipe, a name in RECIPES
     weights:str=None, # skip training and use these weights: 'cifar10' (shipped) or a file
     mistakes:int=25, # how many mistakes to explain, at least 1
     epochs:int=None, # passes over the data, instead of the recipe's
@@ -43,22 +56,22 @@ def run(
 ):
     "Train, evaluate, find the mistakes, explain them, and write a report."
     from cifar_cam.data import load_images
-    from cifar_cam.report import evaluate_run, new_run, train_run, write_report
+    from cifar_cam.report import evaluate_run, run_folder, train_run, write_report
     if int(os.environ.get('WORLD_SIZE', 1))>1: raise ValueError('run works in one process: use train, then evaluate and report')
     if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
     r = _recipe(recipe, seed, epochs)
     load_images(data, 'test')                                                    # what is missing is said before the training
-    folder = new_run(r.name if weights is None else Path(weights).stem, out)
-    if weights is None: train_run(folder, r, data, tensorboard)
-    metrics = evaluate_run(folder, data, weights)
-    _tell(metrics, write_report(folder, mistakes))
+    with run_folder(r.name if weights is None else Path(weights).stem, out) as folder:
+        if weights is None: train_run(folder, r, data, tensorboard)
+        _tell(evaluate_run(folder, data, weights))
+    print(f'report   {write_report(folder, mistakes)}')
 
 # %% ../nbs/09_cli.ipynb #30c0490d
 def train(
-    data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
-    recipe:str='demo', # name of the training recipe
+    data:str=None, # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive (default: sample)
+    recipe:str=None, # training recipe, a name in RECIPES (default: demo)
     weights:str=None, # start from these weights, 'cifar10' (shipped) or a file (default: random ones)
-    resume:str=None, # go on with the run in this folder; its own recipe, data and weights count
+    resume:str=None, # go on with the run in this folder, by its own recipe, data and weights
     epochs:int=None, # passes over the data, instead of the recipe's
     seed:int=None, # seed, instead of the recipe's
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
@@ -67,13 +80,18 @@ def train(
     dry_run:bool=False, # only say what the run would be, and about how long it would take here
 ):
     "Train by a recipe, saving every epoch and every few minutes."
-    from cifar_cam.report import new_run, plan_run, train_run
-    if dry_run and resume: raise ValueError('--dry-run is for a new run, not for --resume')
-    if weights and resume: raise ValueError('--weights is for a new run, not for --resume')
-    r = None if resume else _recipe(recipe, seed, epochs, weights or dry_run)
+    given = dict(data=data, recipe=recipe, weights=weights, epochs=epochs, seed=seed, out=out, dry_run=dry_run or None)
+    if resume is not None: _only_resume(resume, [f'--{k.replace("_", "-")}' for k,v in given.items() if v is not None])
+    from cifar_cam.report import plan_run, run_folder, train_run
+    if resume: return _trained(train_run(Path(resume), None, tensorboard=tensorboard, num_workers=workers))
+    data, r = 'sample' if data is None else data, _recipe('demo' if recipe is None else recipe, seed, epochs, weights or dry_run)
     if dry_run: return _foretell(r, plan_run(r, data, workers, weights=weights))
-    weights = train_run(Path(resume) if resume else new_run(r.name, out), r, data, tensorboard, workers, weights=weights)
-    if _main(): print(f'weights  {weights}')
+    with run_folder(r.name, out) as folder: _trained(train_run(folder, r, data, tensorboard, workers, weights=weights))
+
+def _only_resume(run, given):
+    "Refuse `--resume` without a folder, or with options that are for a new run"
+    if not run: raise ValueError('--resume needs the folder of a run')
+    if given: raise ValueError(f'{", ".join(given)}: for a new run, not for --resume, which goes on as {run}/recipe.json says (epochs may be raised there if its schedule is no OneCycleLR)')
 
 # %% ../nbs/09_cli.ipynb #b21a226b
 def evaluate(
@@ -87,24 +105,25 @@ def evaluate(
     from cifar_cam.report import measure
     metrics = measure(weights, data, split)[-1]
     print(f'accuracy {metrics["accuracy"]:.2%} ± {metrics["plus_minus"]:.2%}, loss {metrics["loss"]:.4f} on {metrics["images"]:,} {split} images ({metrics["source"]})')
-    if out: Path(out).write_text(json.dumps(metrics, indent=1))
+    if out: Path(out).write_text(json.dumps(metrics, indent=1, allow_nan=False))
 
 # %% ../nbs/09_cli.ipynb #4f7fcad7
 def explain(
     picture:str, # an image file of any size; it is resized to 32x32 for the network
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     layers:str=None, # layers, with commas: conv1,layer3 (default: layer1,layer2,layer3,layer4)
-    classes:str=None, # classes to explain, with commas: cat,dog (default: the predicted one)
+    classes:str=None, # classes to explain, with commas, in capitals or not: cat,dog (default: the predicted one)
     method:str='gradcam', # how: gradcam, gradcam++, hirescam, layercam, xgradcam, cam, eigencam, ablationcam, scorecam, finercam or random
     out:str=None, # picture file to write, PNG by default (default: the picture's name with -cam.png, in this folder)
 ):
     "Draw where the network looked in a picture."
     from cifar_cam.data import load_picture
     from cifar_cam.report import explain_picture
-    im, out = load_picture(picture), Path(out or f'{Path(picture).stem}-cam.png')
+    im, photo, out = load_picture(picture), load_picture(picture, size=None), Path(out or f'{Path(picture).stem}-cam.png')
     out = out if out.suffix else out.with_suffix('.png')
-    fig, top = explain_picture(im, weights, classes and classes.split(','), layers and layers.split(','), method)
-    fig.savefig(out, dpi=160)
+    if out.exists() and out.samefile(picture): raise ValueError(f'{out} is the picture itself: choose another file')
+    fig, top = explain_picture(im, weights, _list(classes), _list(layers), method, photo, Path(picture).name)
+    fig.save(out)
     print('seen at 32x32 as ' + ', '.join(f'{c} {p:.0%}' for c,p in top))
     print(f'drawn    {out}')
 
@@ -142,7 +161,7 @@ def faithfulness(
 ):
     "Score every method at every stage: which map can be believed?"
     from cifar_cam.report import faithfulness_run, load_comparison
-    folder = faithfulness_run(weights, images, out, methods and methods.split(','))
+    folder = faithfulness_run(weights, images, out, _list(methods))
     for path in sorted(folder.glob('*.json')):
         c, about = load_comparison(path)
         print(f'\n{path.stem}, {about["images"]} images: mean (95 % interval of the gain over chance)\n{"":12} {"layer":8}' + ''.join(f'{k:>24}' for k in c.measures))
@@ -153,6 +172,14 @@ def faithfulness(
 # %% ../nbs/09_cli.ipynb #6e894c7b
 def _main(): return os.environ.get('RANK', '0')=='0'                             # of several processes, the one that speaks
 
+def _parser(name):
+    "The options of a command, and the names that they may have"
+    p = anno_parser(COMMANDS[name], f'cifar-cam {name}')
+    for a in p._actions:
+        if a.metavar: a.metavar = a.dest.upper()
+        if a.help: a.help = a.help.replace('a name in RECIPES', f'one of {", ".join(RECIPES)}')
+    return p
+
 COMMANDS = dict(run=run, train=train, evaluate=evaluate, explain=explain, explore=explore, faithfulness=faithfulness, report=report)
 
 def main(
@@ -160,22 +187,54 @@ def main(
 )->int: # exit code: 0 done, 1 failed, 2 asked wrongly, 130 interrupted
     "The command `cifar-cam`"
     argv = sys.argv[1:] if argv is None else list(argv)
+    for s in (sys.stdout, sys.stderr):
+        if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')            # a sign that a terminal lacks loses no result
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:                                                      # nobody reads on: nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    return code
+
+@contextmanager
+def _no_workers_left():
+    "If it fails, kill the processes that it has started: one that is stopped would be waited for at the exit for ever"
+    before = multiprocessing.active_children()
+    try: yield
+    except BaseException:
+        left, can = [p for p in multiprocessing.active_children() if p not in before], hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread()
+        was = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if can else None     # torch would take it for a crash
+        for p in left: p.kill()
+        for p in left: p.join(5)
+        if can: signal.signal(signal.SIGCHLD, was)
+        raise
+
+def _run(argv):
+    "Exit code of a command; says on stderr what went wrong"
+    if argv==['--version']:
+        print(f'cifar-cam {__version__}')
+        return 0
     if not argv or argv[0] not in COMMANDS:
         asked = argv[:1] and argv[0] not in ('-h', '--help')
-        text = 'usage: cifar-cam COMMAND [options]\n\n' + '\n'.join(f'  {k:12} {f.__doc__}' for k,f in COMMANDS.items()) + '\n\ncifar-cam COMMAND --help says more.'
+        text = 'usage: cifar-cam COMMAND [options]\n\n' + '\n'.join(f'  {k:12} {f.__doc__}' for k,f in COMMANDS.items()) + '\n\ncifar-cam COMMAND --help says more, cifar-cam --version which version this is.'
         print(f'cifar-cam: unknown command {argv[0]!r}\n\n{text}' if asked else text, file=sys.stderr if asked else sys.stdout)
         return 2 if asked or not argv else 0
     try:
-        args = vars(anno_parser(COMMANDS[argv[0]], f'cifar-cam {argv[0]}').parse_args(argv[1:]))
-        with warnings.catch_warnings():
+        args = vars(_parser(argv[0]).parse_args(argv[1:]))
+        if _main() and 'torch' not in sys.modules: print('cifar-cam: loading torch and the data...', file=sys.stderr, flush=True)
+        with warnings.catch_warnings(), _no_workers_left():
             warnings.simplefilter('default')
             warnings.showwarning = lambda msg, cat, *_, **__: cat is UserWarning and print(f'cifar-cam: note: {msg}', file=sys.stderr)
             COMMANDS[argv[0]](**{k: args[k] for k in COMMANDS[argv[0]].__annotations__})
     except SystemExit as e: return e.code or 0
     except KeyboardInterrupt as e: code, msg = 130, str(e) or 'interrupted'
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as e: code, msg = 2, e
-    except (OSError, RuntimeError) as e: code, msg = 1, e
+    except BrokenPipeError: raise
+    except MemoryError as e: code, msg = 1, f'out of memory: {e}'.rstrip(': ')
+    except (OSError, RuntimeError, ImportError) as e: code, msg = 1, e
     else: return 0
+    msg = (str(msg).strip() or type(msg).__name__).splitlines()[0]
     if _main() or code!=130: print(f'cifar-cam{"" if _main() else ", process "+os.environ["RANK"]}: {msg}', file=sys.stderr)
     return code
 

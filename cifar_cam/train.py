@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'orthogonalize', 'Muon', 'make_optimizer',
            'make_schedule', 'SumOverAll', 'SyncedNorm', 'sync_norms', 'CancelFit', 'Callback', 'Learner', 'get_rng',
-           'set_rng', 'check_finite', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'ProgressCB',
-           'TimeCB', 'write_file', 'save_checkpoint', 'load_checkpoint', 'save_history', 'CheckpointCB',
-           'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation', 'evaluate']
+           'set_rng', 'check_finite', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'progress_bar',
+           'epoch_line', 'ProgressCB', 'TimeCB', 'made_of', 'changes', 'check_alike', 'write_file', 'save_checkpoint',
+           'load_checkpoint', 'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation',
+           'evaluate']
 
 # %% ../nbs/02_train.ipynb #97abf65d
-import copy, csv, hashlib, io, json, math, os, signal, threading, time, warnings
+import copy, csv, hashlib, io, json, math, os, signal, sys, threading, time, warnings
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -168,6 +169,7 @@ class Learner:
         from accelerate import Accelerator, DataLoaderConfiguration
         self.model, self.dls, self.recipe = model, dls, recipe
         self.history, self.epoch, self.step = [], 0, 0
+        self.data = None                                                         # what it is trained on, as a dict of numbers and fingerprints, if that is to be compared when it goes on
         self.sums, self.lr, self.seconds = {True: 0, False: 0}, None, 0.         # of the epoch under way
         self.batch, self.rng = 0, None                                           # batches of this epoch that are done; random state to go on with
         self.total_steps = recipe.epochs*len(dls.train)
@@ -227,6 +229,7 @@ def fit(self:Learner):
     "Train from `epoch` to the end of the recipe; returns the history, a list with a dict for each epoch"
     if (n := self.accelerator.num_processes)>1:
         if self.dls.train.batch_size%n: raise ValueError(f'batches of {self.dls.train.batch_size} images cannot be shared by {n} processes')
+        check_alike(self)
         sync_norms(self.model)
     self.model.to(self.accelerator.device, memory_format=torch.channels_last)
     self.net, self.opt_ = self.accelerator.prepare(self.model, self.opt)
@@ -267,18 +270,18 @@ class MetricsCB(Callback):
     order = -10
     def before_epoch(self, learn):
         done = learn.sums[True] if learn.batch and learn.accelerator.is_main_process else 0      # of an epoch that was begun before, by all processes
-        learn.sums, self.start = {True: torch.as_tensor(done, device=learn.accelerator.device).float().expand(3).clone(), False: 0}, time.time()-(learn.seconds if learn.batch else 0)
+        learn.sums, self.start = {True: torch.as_tensor(done, device=learn.accelerator.device).float().expand(3).clone(), False: 0}, time.perf_counter()-(learn.seconds if learn.batch else 0)
     def after_batch(self, learn):
         n, hits = len(learn.yb), (learn.preds.argmax(1)==learn.yb).sum()
         if learn.training: learn.lr = learn.opt.param_groups[0]['lr']                    # before `ScheduleCB` moves it
-        learn.seconds = time.time()-self.start
+        learn.seconds = time.perf_counter()-self.start
         learn.sums[learn.training] = learn.sums[learn.training] + torch.stack([learn.loss.detach()*n, hits, torch.full_like(hits, n)]).float()
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name,training in (('train',True), ('valid',False)):
             loss, hits, n = learn.accelerator.reduce(torch.as_tensor(learn.sums[training], device=learn.accelerator.device).float().expand(3).clone()).tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
-        learn.history.append(row | dict(lr=learn.lr, seconds=round(time.time()-self.start, 2)))
+        learn.history.append(row | dict(lr=learn.lr, seconds=round(time.perf_counter()-self.start, 2)))
 
 class ScheduleCB(Callback):
     "Moves the learning rate: every batch for OneCycleLR, every epoch for the others"
@@ -306,15 +309,35 @@ class SizeCB(Callback):
         w = width_at(learn.recipe, learn.step/learn.total_steps, learn.xb.shape[-1])
         if learn.training and w!=learn.xb.shape[-1]: learn.xb = F.interpolate(learn.xb, size=(w, w), mode='bilinear', antialias=True)
 
+def _in_notebook(): return tqdm.display.__module__=='tqdm.notebook'
+
+def progress_bar(*args, # as for `tqdm`
+    show:bool=True, # whether there is to be one
+    **kw, # as for `tqdm`
+): # a tqdm bar
+    "A bar of at most 80 columns in a terminal, a widget in a notebook, and nothing in a log file"
+    if not (show and (_in_notebook() or sys.stderr.isatty())): return tqdm(*args, **kw | dict(disable=True))
+    if not _in_notebook(): kw['ncols'] = min(80, os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+    return tqdm(*args, **kw)
+
+def epoch_line(
+    history:list, # as `fit` returns it
+    epochs:int, # in the whole run
+)->str: # epoch, loss and accuracies, and the time since the first
+    "The last row of a history for people"
+    row, total = history[-1], tqdm.format_interval(sum(r['seconds'] for r in history)).removeprefix('0')
+    seen = [f'{k} {100*v:.0f} %' for k in ('train', 'valid') if (v := row[f'{k}_accuracy']) is not None]
+    return '  '.join([f'{row["epoch"]:{len(str(epochs))}}/{epochs}', f'loss {row["train_loss"]:.2f}', *seen, total])
+
 class ProgressCB(Callback):
-    "One bar for the whole run, with the time left and the newest figures"
+    "A line an epoch; and below it, where it can be seen, a bar for the whole run"
     order = 20
     def before_fit(self, learn):
-        self.bar = tqdm(total=learn.total_steps, initial=learn.step, desc='training', unit='batch', **{} if learn.accelerator.is_main_process else dict(disable=True))
+        self.bar = progress_bar(show=learn.accelerator.is_main_process, total=learn.total_steps, initial=learn.step, desc='training', unit='batch')
     def after_batch(self, learn): self.bar.update(int(learn.training))
     def after_epoch(self, learn):
-        named = dict(loss='train_loss', train='train_accuracy', valid='valid_accuracy')
-        self.bar.set_postfix(epoch=learn.epoch, **{k: f'{learn.history[-1][v]:.3f}' for k,v in named.items() if learn.history[-1][v] is not None})
+        if learn.accelerator.is_main_process and not os.environ.get('TQDM_DISABLE'):
+            tqdm.write(epoch_line(learn.history, learn.recipe.epochs), file=sys.stdout if _in_notebook() else sys.stderr)
     def after_fit(self, learn): self.bar.close()
 
 class TimeCB(Callback):
@@ -328,6 +351,30 @@ class TimeCB(Callback):
         if learn.training: self.seconds.append(now-self.start)
         self.start = now
         if len(self.seconds)==self.n: raise CancelFit
+
+# %% ../nbs/02_train.ipynb #b7e4f021
+def made_of(
+    learn # a `Learner`
+)->dict: # field of the recipe, or of `learn.data` -> value, as JSON gives it back
+    "What must not change in a run"
+    return json.loads(json.dumps(vars(learn.recipe) | {f'data: {k}': v for k,v in (learn.data or {}).items()}))
+
+def changes(
+    old:dict, # as from `made_of`
+    new:dict, # likewise; what only one of them has is not compared
+)->list: # a sentence for each
+    "What is different, by name"
+    return [f'{k} was {old[k]!r}, is {new[k]!r}' for k in old if k in new and old[k]!=new[k]]
+
+def check_alike(
+    learn # a `Learner` of one of several processes
+): # raises `RuntimeError` in all of them if they differ, as they would wait for each other
+    "Compare what the processes train, and from where"
+    from accelerate.utils import gather_object
+    mine = made_of(learn) | dict(images=len(learn.dls.train.dataset), epoch=learn.epoch, step=learn.step)
+    first, *others = gather_object([mine])
+    for rank,theirs in enumerate(others, 1):
+        if wrong := changes(first, theirs): raise RuntimeError(f'process {rank} does not train what process 0 does: {"; ".join(wrong)}')
 
 # %% ../nbs/02_train.ipynb #7b0723d1
 def write_file(
@@ -356,7 +403,8 @@ def save_checkpoint(
     train_sums = learn.accelerator.reduce(torch.as_tensor(learn.sums[True], device=learn.accelerator.device).float().expand(3).clone())
     if not learn.accelerator.is_main_process: return path
     torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), sched=learn.sched.state_dict(), rng=get_rng() if learn.batch else None, history=learn.history,
-                    epoch=learn.epoch, step=learn.step, batch=learn.batch, train_sums=train_sums, lr=learn.lr, seconds=learn.seconds), f)
+                    epoch=learn.epoch, step=learn.step, batch=learn.batch, train_sums=train_sums, lr=learn.lr, seconds=learn.seconds,
+                    made_of=json.dumps(made_of(learn)), threads=torch.get_num_threads()), f)
     data, new = f.getvalue(), Path(f'{path}.new')
     write_file(new, hashlib.sha256(data).digest()+data)
     if path.exists(): os.replace(path, f'{path}.before')
@@ -372,11 +420,23 @@ def _read_checkpoint(path):
     try: return torch.load(io.BytesIO(data[32:]), map_location='cpu', weights_only=True)
     except Exception as e: raise ValueError(f'the file is no checkpoint: {type(e).__name__}') from None      # torch raises many
 
+def _check_unchanged(path, d, learn):
+    "Refuse a checkpoint of another recipe, or of other data; more epochs may be asked for where the first ones do not depend on their number"
+    if 'made_of' not in d: return warnings.warn(f'{path} does not say by which recipe and from which data it was made: not compared')
+    old, new, done = json.loads(d['made_of']), made_of(learn), d['epoch'] + (d['batch']>0)
+    if old['epochs']!=new['epochs']:
+        if learn.recipe.schedule=='OneCycleLR' or learn.recipe.sizes: why = 'the learning rate of a OneCycleLR, and the image sizes, depend on it from the first step on'
+        else: why = new['epochs']<done and f'{done} have begun'
+        if why: raise ValueError(f'{path} cannot go on with another number of epochs: it was {old["epochs"]}, is {new["epochs"]}, and {why}')
+        old['epochs'] = new['epochs']
+    if wrong := changes(old, new): raise ValueError(f'{path} belongs to another run, as something has changed since: {"; ".join(wrong)}')
+    if d['threads']!=torch.get_num_threads(): warnings.warn(f'saved with {d["threads"]} threads, going on with {torch.get_num_threads()}: the last bits of the results may differ')
+
 def load_checkpoint(
     path:str, # as written by `save_checkpoint`; if it is damaged or gone, `path.before` is used
-    learn:Learner, # made with the same recipe and data
+    learn:Learner, # made with the same recipe and data; there may be more epochs, if schedule and sizes do not depend on them
 )->Learner: # `learn`, ready for `fit`
-    "Put `learn` where it was; raises `FileNotFoundError`, or `ValueError` if there is no whole checkpoint of this model; warns if it is not the newest"
+    "Put `learn` where it was; raises `FileNotFoundError`, or `ValueError` if there is no whole checkpoint of this model, recipe and data; warns if it is not the newest"
     files, wrong = (Path(path), Path(f'{path}.before')), []
     if not any(p.is_file() for p in files): raise FileNotFoundError(f'no checkpoint {str(path)!r}')
     for p in files:
@@ -385,6 +445,7 @@ def load_checkpoint(
             break
         except (ValueError, OSError) as e: wrong.append(f'{p}: {e}')
     else: raise ValueError(f'no checkpoint can be read: {"; ".join(wrong)}')
+    _check_unchanged(p, d, learn)
     try:
         learn.model.load_state_dict(d['model'])
         learn.opt.load_state_dict(d['opt'])
@@ -474,7 +535,7 @@ def lr_find(
     ratios = [g['lr']/recipe.lr for g in opt.param_groups]
     lrs, losses, avg = [], [], None
     batches = (b for _ in range(steps) for b in dls.train)
-    for lr,(xb,yb) in tqdm(zip(np.geomspace(lr_min, lr_max, steps), batches), total=steps, desc='lr_find', leave=False):
+    for lr,(xb,yb) in progress_bar(zip(np.geomspace(lr_min, lr_max, steps), batches), total=steps, desc='lr_find', leave=False):
         for g,ratio in zip(opt.param_groups, ratios): g['lr'] = lr*ratio
         with autocast(device, precision(device.type)): preds = model(xb.to(device)).float()
         loss = F.cross_entropy(preds, yb.to(device), label_smoothing=recipe.label_smoothing)
@@ -553,7 +614,7 @@ def evaluate(
     model.eval()
     try:
         with torch.inference_mode():
-            for xb,yb in tqdm(dl, desc='evaluating', unit='batch', leave=False, **{} if progress else dict(disable=True)):
+            for xb,yb in progress_bar(dl, show=progress, desc='evaluating', unit='batch', leave=False):
                 logits.append(model(xb.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
                 labels.append(yb)
     finally:

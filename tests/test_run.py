@@ -1,5 +1,5 @@
 "The command, as a user calls it: in a process, from another folder"
-import csv, json, os, shutil, subprocess, sys
+import csv, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -56,7 +56,7 @@ def test_a_short_run_leaves_everything_behind(tmp_path):
     assert {'curves.png', 'batch.png', 'confusion.png', 'mistakes.png', 'correct.png'} <= {p.name for p in (run/'figures').iterdir()}
     assert [json.loads((run/f).read_text())['data'] for f in ('recipe.json', 'metrics.json')]==['sample', 'sample']
     with (run/'history.csv').open() as f: assert [row['epoch'] for row in csv.DictReader(f)]==['1']
-    assert 'training' in r.stderr                             # the progress bar
+    assert re.search(r'^1/1  loss \d\.\d\d  train \d+ %  valid \d+ %  \d+:\d\d$', r.stderr, re.M)
     again = cifar_cam('run', '--out', run, cwd=tmp_path)
     assert (again.returncode, 'is not empty' in again.stderr, 'Traceback' in again.stderr) == (2, True, False)
 
@@ -74,6 +74,8 @@ def test_train_on_a_folder_and_resume(tmp_path):
     r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--data', tmp_path/'mine', '--epochs', '1', '--out', tmp_path/'run'], capture_output=True, text=True, env=env)
     assert r.returncode==0, r.stderr
     assert list((tmp_path/'cache'/'cifar_cam').glob('mine-train-*.npz'))
+    assert r.stderr.startswith('cifar-cam: loading torch and the data...\n') and '1/1  loss' in r.stderr
+    assert re.search(r'^held out \d+\.\d% right, after epoch 1 ', r.stdout, re.M) and r.stdout.endswith(f'next     cifar-cam report {tmp_path}/run\n')
     before, meta = read_weights(tmp_path/'run'/'model.safetensors')
     r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--resume', tmp_path/'run'], capture_output=True, text=True, env=env)
     assert r.returncode==0, r.stderr

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from cifar_cam.data import load_images
-from test_training import wait_for_steps
+from test_training import on_terminal, rest, wait_for_steps
 
 TRAIN = '''
 import json, os, signal, sys, torch
@@ -84,15 +84,33 @@ def test_two_processes_train_as_one_whoever_goes_on(tmp_path, tried):
     tried('one of two processes is killed', 2, 'nothing', f'ended with an error, {max(after):.0f} s after the start')
     tried('a run goes on with another number of processes: 2, 1, 2, 3', 3, said=f'losses of one process, at most {far(losses(one), losses(two)):.0e} off')
 
+OTHER = '''
+import os
+from pathlib import Path
+from cifar_cam.data import load_images
+from cifar_cam.recipes import get_recipe
+from cifar_cam.report import make_learner
+from dataclasses import replace
+ims = load_images('sample', 'train')[:200]
+if os.environ['RANK']=='1': ims.images[3] = 0
+make_learner(replace(get_recipe('demo'), epochs=1, bs=90, sizes=((0,8),)), ims).fit()
+'''
+
+def test_processes_that_see_other_data_are_refused(tmp_path, tried):
+    r = run(tmp_path/'run', 2, OTHER)
+    (said,) = set(re.findall('RuntimeError: (process 1 does not train what process 0 does: data: pixels was .*)', r.stderr))
+    assert r.returncode
+    tried('one of two processes sees a picture that is another', 1, said=said)
+
 def test_the_command_in_two_processes(tmp_path, tried):
     ims, root = load_images('sample', 'train')[:300], tmp_path/'data'
     for k,(im,label) in enumerate(zip(ims.images, ims.labels)):
         (d := root/'train'/ims.classes[label]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(im).save(d/f'{k}.png')
-    p = subprocess.Popen([*TORCHRUN, '2', '-m', 'cifar_cam.cli', 'train', '--data', root, '--epochs', '4', '--out', 'run'], cwd=tmp_path, env=CPU, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    p = on_terminal([*TORCHRUN, '2', '-m', 'cifar_cam.cli', 'train', '--data', root, '--epochs', '4', '--out', 'run'], cwd=tmp_path, env=CPU, start_new_session=True)
     wait_for_steps(p)
     os.killpg(p.pid, signal.SIGINT)
-    said = p.communicate(timeout=60)[1]
+    said = rest(p)
     assert p.returncode and 'saved, to be resumed from run' in said, said
     assert sorted(f.name for f in tmp_path.iterdir())==['data', 'run'] and not list(tmp_path.glob('run/*.safetensors'))
     tried('Ctrl-C of two processes', said=re.search('interrupted in .*', said)[0])

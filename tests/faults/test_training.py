@@ -1,5 +1,5 @@
 "What a run survives: killed, interrupted, damaged, disk full, two at once"
-import hashlib, io, json, multiprocessing, os, random, re, signal, subprocess, sys, tarfile
+import fcntl, hashlib, io, json, multiprocessing, os, random, re, select, signal, struct, subprocess, sys, tarfile, termios, time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,16 +79,39 @@ def test_workers_change_nothing(unbroken, tried):
     torch.set_num_threads(2)
     assert same(learn, unbroken)
 
-def command(*args, cwd, **kw): return subprocess.Popen([Path(sys.executable).with_name('cifar-cam'), *map(str, args)], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kw)
+def on_terminal(cmd, columns=80, **kw):
+    "Start a process whose stderr is a terminal"
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+    p = subprocess.Popen(list(map(str, cmd)), stderr=theirs, stdout=subprocess.PIPE, text=True, **kw)
+    os.close(theirs)
+    p.terminal = ours
+    return p
+
+def command(*args, cwd, **kw): return on_terminal([Path(sys.executable).with_name('cifar-cam'), *args], cwd=cwd, **kw)
+
+def read_terminal(p, timeout=60):
+    "The next that a process says; nothing when it has ended"
+    assert select.select([p.terminal], [], [], timeout)[0], 'nothing was said'
+    try: return os.read(p.terminal, 10_000).decode()
+    except OSError: return ''                                                  # how Linux says that nobody writes any more
+
+def rest(p, timeout=60):
+    "All that a process still says, to its end"
+    said, until = '', time.monotonic()+timeout
+    while new := read_terminal(p, max(0, until-time.monotonic())): said += new
+    p.wait(max(1, until-time.monotonic()))
+    os.close(p.terminal)
+    return said
 
 def wait_for_steps(p):
     "Read what a process says until its bar has moved twice"
     said, seen = '', set()
     while len(seen)<3:
-        c = p.stderr.read(1)
-        assert c, said
-        said += c
-        seen |= set(re.findall(r'(\d+)/\d+ \[', said[-40:]))
+        new = read_terminal(p)
+        assert new, said
+        said += new
+        seen |= set(re.findall(r'training:[^\r\n]*?(\d+)/\d+ \[', said))
 
 def test_the_command_is_interrupted_locked_and_killed(tmp_path, tried):
     run, goes_on = tmp_path/'run', ('train', '--resume', 'run')
@@ -96,27 +119,47 @@ def test_the_command_is_interrupted_locked_and_killed(tmp_path, tried):
     p = command('train', '--epochs', 2, '--out', 'run', '--workers', 2, cwd=tmp_path, start_new_session=True)
     wait_for_steps(p)
     second = command(*goes_on, cwd=tmp_path)
-    said = second.communicate(timeout=60)[1]
+    said = rest(second)
     assert (second.returncode, 'is being trained by another process' in said)==(1, True)
     tried('two processes train one run', said=said)
     os.killpg(p.pid, signal.SIGINT)                                            # as a terminal does: to its workers, too
-    said = p.communicate(timeout=60)[1]
+    said = rest(p)
     assert (p.returncode, 'saved, to be resumed from run' in said, 'Traceback' in said)==(130, True, False), said
     tried('Ctrl-C', said=said.splitlines()[-1])
     before = hashlib.sha256((run/'checkpoint.pt').read_bytes()).digest()
     p = command(*goes_on, cwd=tmp_path)
     wait_for_steps(p)
     p.kill()
-    p.communicate()
+    rest(p)
     assert hashlib.sha256((run/'checkpoint.pt').read_bytes()).digest()==before
     tried('SIGKILL of the command; the lock it leaves is in nobody’s way')
     p = command(*goes_on, cwd=tmp_path)
     wait_for_steps(p)
     p.send_signal(signal.SIGINT)
-    said = p.communicate(timeout=60)[1]
+    said = rest(p)
     assert p.returncode==130, said
     new, old = steps()
     assert new>old>0
+
+def children(pid): return [int(c) for t in Path(f'/proc/{pid}/task').iterdir() for c in (t/'children').read_text().split()]
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='looks for the workers in /proc')
+def test_a_stopped_worker_does_not_outlive_two_interrupts(tmp_path, tried):
+    p = command('train', '--epochs', 2, '--out', 'run', '--workers', 1, cwd=tmp_path)
+    wait_for_steps(p)
+    (worker,) = children(p.pid)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        while select.select([p.terminal], [], [], 3)[0]: read_terminal(p)      # until there are no batches left
+        p.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        p.send_signal(signal.SIGINT)
+        said = rest(p, 30)
+        assert (p.returncode, 'Traceback' in said, Path(f'/proc/{worker}').exists())==(130, False, False), said
+    finally:
+        for pid in (worker, p.pid):
+            if Path(f'/proc/{pid}').exists(): os.kill(pid, signal.SIGKILL)
+    tried('a worker is stopped, and Ctrl-C pressed twice', 1, 'the time since the last save', said.splitlines()[-1])
 
 @pytest.fixture
 def saved(tmp_path):
