@@ -37,7 +37,7 @@ def _trained(weights):
     if not _main(): return
     last = read_weights(weights)[1]['trained']
     print(f'weights  {weights}')
-    if last['valid_accuracy'] is not None: print(f'held out {last["valid_accuracy"]:.1%} right, after epoch {last["epoch"]} (images of the train split that were not trained on)')
+    if last['valid_accuracy'] is not None: print(f'accuracy {last["valid_accuracy"]:.1%} on the images held out of the train split, after epoch {last["epoch"]}')
     print(f'next     cifar-cam report {shlex.quote(str(weights.parent))}')
 
 def _tell(metrics):

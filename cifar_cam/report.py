@@ -556,7 +556,7 @@ def load_maps(
         done, n = int(np.load(marks).sum()) if marks.exists() else 0, int(plan['images'])
     if done<n: raise ValueError(f'{folder} holds maps of {done:,} of {n:,} images: run explain_dataset again')
     np.arange(n)[i]                                                              # wrong positions are no damage
-    def read(name): return torch.from_numpy(np.ascontiguousarray(np.load(Path(folder)/f'{name}.npy', mmap_mode='r')[i]))
+    def read(name): return torch.from_numpy(np.ascontiguousarray(np.load(Path(folder)/f'{name}.npy', mmap_mode='c')[i]))
     with _reading(folder): return CamResult(read('logits'), read('target'), {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in plan['layers']}, plan['method'])
 
 # %% ../nbs/08_report.ipynb #9f7afb42

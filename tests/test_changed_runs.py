@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from cifar_cam import cli, report
 from cifar_cam.data import get_dl, load_images
-from cifar_cam.model import load_model, resnet18, save_weights
+from cifar_cam.model import load_model, read_weights, resnet18, save_weights
 from cifar_cam.recipes import get_recipe
 from cifar_cam.train import Callback, check_alike
 
@@ -68,6 +68,8 @@ def test_a_run_goes_on_and_its_files_hold_any_class_name(run, data):
     report.train_run(run)
     assert [r['epoch'] for r in json.loads((run/'history.json').read_text())]==[1, 2, 3]
     assert set(json.loads((run/'recipe.json').read_text())['fingerprint']['classes'])==set(ODD)
+    save_weights(resnet18(2), run/'w.safetensors', classes=ODD)
+    assert tuple(read_weights(run/'w.safetensors')[1]['classes'])==ODD
 
 @pytest.mark.parametrize('change', ('removed', 'altered', 'added', 'renamed'))
 def test_data_that_changed_is_refused_by_name(run, data, tmp_path, change):

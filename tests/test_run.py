@@ -75,7 +75,7 @@ def test_train_on_a_folder_and_resume(tmp_path):
     assert r.returncode==0, r.stderr
     assert list((tmp_path/'cache'/'cifar_cam').glob('mine-train-*.npz'))
     assert r.stderr.startswith('cifar-cam: loading torch and the data...\n') and '1/1  loss' in r.stderr
-    assert re.search(r'^held out \d+\.\d% right, after epoch 1 ', r.stdout, re.M) and r.stdout.endswith(f'next     cifar-cam report {tmp_path}/run\n')
+    assert re.search(r'^accuracy \d+\.\d% on the images held out of the train split, after epoch 1$', r.stdout, re.M) and r.stdout.endswith(f'next     cifar-cam report {tmp_path}/run\n')
     before, meta = read_weights(tmp_path/'run'/'model.safetensors')
     r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--resume', tmp_path/'run'], capture_output=True, text=True, env=env)
     assert r.returncode==0, r.stderr
