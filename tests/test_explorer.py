@@ -28,6 +28,11 @@ def test_static_page_steps_without_kernel_and_network(app, browser, tmp_path):
     page.on('pageerror', lambda e: said.append(str(e)))
     page.goto(path.as_uri())
     assert not page.evaluate('document.documentElement.scrollWidth > innerWidth')
+    assert page.evaluate("(top => top('#large canvas') < Math.min(...['button', 'input', 'select'].map(top)))(q => Math.min(...[...document.querySelectorAll(q)].map(e => e.getBoundingClientRect().top)))")
+    for said_now in ('stop', 'play'):
+        page.click('#play')
+        assert page.inner_text('#play')==said_now
+    page.reload()
     first = int(app.positions('mistakes', order='confidence')[0])
     for target in ('predicted', 'true'):
         page.click(f'[data-target={target}]')

@@ -1,5 +1,5 @@
 "The explorer's server: who may ask, how many pages, and what stays behind; and what its menus, its chip and its thread do"
-import http.client, os, re, shutil, socket, subprocess, sys, time
+import http.client, re, shutil, socket, subprocess, sys, time
 from pathlib import Path
 import psutil, pytest
 
@@ -19,7 +19,7 @@ def server(tmp_path_factory):
         try:
             wait_until(lambda: not socket.socket().connect_ex(('127.0.0.1', port)))
             yield port, lambda: len(psutil.Process(p.pid).children())      # a server has no children but kernels
-        finally: p.send_signal(2)
+        finally: p.terminate()
 
 def ask(port, path='/', method='GET', **headers):
     "Status and body"
@@ -72,13 +72,17 @@ def test_a_page_loaded_again_and_again_has_one_kernel_and_asks_nobody_else(serve
             wait_until(lambda: kernels()==1, 2)                  # long before a page that is gone is looked for
             page.reload(timeout=60_000)
         page.get_by_text('ready').wait_for(timeout=60_000)
+        page.wait_for_timeout(5000)                              # longer than a page that is gone is waited for
+        assert kernels()==1
         page.close(run_before_unload=True)
         browser.close()
     wait_until(lambda: kernels()==0)
     assert left==[]
 
-def test_no_host_is_no_address():
+def test_no_host_is_no_address(monkeypatch):
     from cifar_cam.explorer import serve
+    def listens(*a, **kw): raise AssertionError('it would listen')
+    monkeypatch.setattr(pytest.importorskip('voila.app').Voila, 'launch_instance', listens)
     with pytest.raises(ValueError, match='host must be an address'): serve(host='', browser=False)
 
 @pytest.fixture(scope='module')
