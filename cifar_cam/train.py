@@ -503,7 +503,7 @@ class TensorBoardCB(Callback):
     order = 30
     def __init__(self, folder):
         try: from torch.utils.tensorboard import SummaryWriter
-        except ImportError: raise RuntimeError('TensorBoard is not installed: pip install "cifar_cam[board]"') from None
+        except ImportError: raise RuntimeError('TensorBoard is not installed: pip install ".[board]" in the folder of the package') from None
         self.writer = SummaryWriter(folder)
     def after_epoch(self, learn):
         for k,v in learn.history[-1].items():
