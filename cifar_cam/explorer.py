@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .data import CIFAR_MEAN, CIFAR_STD, check_classes, lasting, load_images, load_picture, normalize
-from .gradcam import METHODS, CamResult, cam_layers, eval_mode, explain, last_of_each_size
+from .gradcam import METHODS, CamResult, default_layers, eval_mode, explain
 from .model import SHIPPED, load_model
 from .viz import ZOOM, overlay_cam, overlay_difference
 
@@ -29,7 +29,7 @@ class Explorer:
     def __init__(self,
         model:torch.nn.Module=None, # a classifier on the CPU or a GPU; `None`: the shipped one
         imageset=None, # an `ImageSet` of the classes that the model was trained for; `None`: the sample's test images
-        layers:list=None, # layers to offer; `None`: the last of every map size
+        layers:list=None, # layers to offer; `None`: `default_layers`
         keep:int=512, # how many computed results are kept
     ): # raises `ValueError` for other classes than the model's
         self.model, self.ims = load_model() if model is None else model, load_images('sample', 'test') if imageset is None else imageset
@@ -40,7 +40,7 @@ class Explorer:
         self._widget = self._logits = self._later = self._stop = self._worker = self._own = None
         self._lock = threading.RLock()                                           # one computation at a time
         self._took = {}                                                          # method -> seconds that its last maps needed
-        self.layers = layers or last_of_each_size(cam_layers(self.model, self._x(self.ims.images[:1])))
+        self.layers = layers or default_layers(self.model, self._x(self.ims.images[:1]))
 
     def _x(self, images): return normalize(images, self.mean, self.std).to(self.device)
     def _says(self, image):
