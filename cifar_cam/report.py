@@ -29,7 +29,7 @@ from .faithfulness import MEASURES, Comparison, compare_methods, planted_cue
 from .gradcam import CamResult, eval_mode, explain, fold, get_method
 from .model import SHIPPED, STAGES, flops, load_model, read_weights, resnet18, save_weights
 from .recipes import Recipe, load_recipe, save_recipe
-from .train import CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, changes, evaluate, load_checkpoint, precision, progress_bar, width_at, write_file
+from .train import CheckpointCB, Evaluation, Learner, PatienceCB, ProgressCB, TensorBoardCB, TimeCB, changes, evaluate, load_checkpoint, precision, progress_bar, width_at, write_file
 from .viz import plot_comparison, plot_confusion, plot_history, show_batch, show_cams, show_misclassified, show_predictions
 
 # %% ../nbs/08_report.ipynb #b37da528
@@ -81,7 +81,7 @@ def run_folder(
         raise
 
 # %% ../nbs/08_report.ipynb #f3b60c21
-PATIENCE = 600 # seconds to wait for another process, or for a loader's worker, that does not stir
+PATIENCE = 600 # seconds to wait for another process that does not stir
 
 def fingerprint(
     ims # an `ImageSet`
@@ -132,9 +132,7 @@ def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD
 
 def _dls(recipe, ims, num_workers=0):
     "The loaders that `recipe` asks for"
-    dls = get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **_stats(recipe.mean, recipe.std))
-    if num_workers: dls.train.timeout = PATIENCE
-    return dls
+    return get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **_stats(recipe.mean, recipe.std))
 
 def make_learner(
     recipe:Recipe, # how to train
@@ -215,7 +213,7 @@ def _train_run(run, recipe, data, tensorboard, num_workers, cbs, weights):
     ims = load_images(data, 'train')
     if resume: check_fingerprint(more.get('fingerprint'), ims, run)
     if weights: _check_weights(load_model(weights), weights, ims)
-    cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard and _main() else []), *cbs]
+    cbs = [ProgressCB(), CheckpointCB(run), PatienceCB(PATIENCE), *([TensorBoardCB(run/'tensorboard')] if tensorboard and _main() else []), *cbs]
     learn = make_learner(recipe, ims, num_workers, cbs, weights)
     if not resume and _main(): save_recipe(recipe, run/'recipe.json', data=lasting(data), weights=lasting(weights, SHIPPED), fingerprint=learn.data, **run_cost(learn, ims))
     if saved: load_checkpoint(run/'checkpoint.pt', learn)
