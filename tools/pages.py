@@ -25,10 +25,12 @@ def run(path, slow=False, timeout=1200):
     "The notebook at `path`, run; raises `CellExecutionError` when a cell does"
     nb = nbformat.read(path, as_version=4)
     cells, nb.cells = nb.cells, [c for c in nb.cells if c.cell_type!='code' or not left_out(c, slow)]
-    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', extra_arguments=['--InlineBackend.figure_formats=retina'],
+    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', store_widget_state=False, extra_arguments=['--InlineBackend.figure_formats=retina'],
                             resources=dict(metadata=dict(path=str(Path(path).resolve().parent))))
     client.execute(env=os.environ | QUIET)
     nb.cells = cells
+    for c in cells:
+        for o in c.get('outputs', []): o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)   # dead without its kernel
     return nb
 
 if __name__=='__main__':
