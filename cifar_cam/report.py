@@ -7,31 +7,6 @@ __all__ = ['PATIENCE', 'BIG', 'SMALL', 'new_run', 'run_folder', 'fingerprint', '
            'make_learner', 'pflop', 'run_cost', 'train_run', 'plan_run', 'measure', 'evaluate_run', 'read_run',
            'write_report', 'explain_picture', 'explain_dataset', 'load_maps', 'faithfulness_run', 'load_comparison']
 
-# %% ../nbs/08_report.ipynb #f8bbde3a
-import base64, hashlib, html, io, json, math, os, platform, time, warnings, zlib
-from bisect import bisect_left
-from collections import Counter
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from importlib.metadata import version
-from itertools import pairwise
-from pathlib import Path
-
-import numpy as np
-import torch
-from PIL import Image
-from tqdm.auto import tqdm
-
-from .data import BROKEN, CIFAR_MEAN, CIFAR_STD, CLASSES, check_classes, get_dl, get_dls, lasting, load_images, normalize
-from .faithfulness import MEASURES, Comparison, compare_methods, planted_cue
-from .gradcam import CamResult, eval_mode, explain, fold, get_method
-from .model import SHIPPED, STAGES, flops, load_model, read_weights, resnet18, save_weights
-from .recipes import Recipe, load_recipe, save_recipe
-from .train import (CheckpointCB, Evaluation, Learner, ProgressCB, TensorBoardCB, TimeCB, changes, evaluate, load_checkpoint,
-    precision, progress_bar, width_at, write_file)
-from .viz import (_name, Figure, overlay_cam, overlay_difference, plot_comparison, plot_confusion, plot_history, show_batch,
-    show_cams, show_image, show_misclassified, show_predictions)
-
 # %% ../nbs/08_report.ipynb #b37da528
 def _main(): return int(os.environ.get('RANK', 0))==0                          # of several processes, the one that writes
 
@@ -81,7 +56,7 @@ def run_folder(
         raise
 
 # %% ../nbs/08_report.ipynb #f3b60c21
-PATIENCE = 600 # seconds to wait for another process, or for a loader's worker, that does not stir
+PATIENCE = 600 # seconds to wait for another process that does not stir
 
 def fingerprint(
     ims # an `ImageSet`
@@ -132,9 +107,7 @@ def _stats(mean, std): return dict(mean=mean or CIFAR_MEAN, std=std or CIFAR_STD
 
 def _dls(recipe, ims, num_workers=0):
     "The loaders that `recipe` asks for"
-    dls = get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **_stats(recipe.mean, recipe.std))
-    if num_workers: dls.train.timeout = PATIENCE
-    return dls
+    return get_dls(ims, recipe.bs, recipe.augment, recipe.valid_pct, seed=recipe.seed, num_workers=num_workers, **_stats(recipe.mean, recipe.std))
 
 def make_learner(
     recipe:Recipe, # how to train
@@ -215,7 +188,7 @@ def _train_run(run, recipe, data, tensorboard, num_workers, cbs, weights):
     ims = load_images(data, 'train')
     if resume: check_fingerprint(more.get('fingerprint'), ims, run)
     if weights: _check_weights(load_model(weights), weights, ims)
-    cbs = [ProgressCB(), CheckpointCB(run), *([TensorBoardCB(run/'tensorboard')] if tensorboard and _main() else []), *cbs]
+    cbs = [ProgressCB(), CheckpointCB(run), PatienceCB(PATIENCE), *([TensorBoardCB(run/'tensorboard')] if tensorboard and _main() else []), *cbs]
     learn = make_learner(recipe, ims, num_workers, cbs, weights)
     if not resume and _main(): save_recipe(recipe, run/'recipe.json', data=lasting(data), weights=lasting(weights, SHIPPED), fingerprint=learn.data, **run_cost(learn, ims))
     if saved: load_checkpoint(run/'checkpoint.pt', learn)

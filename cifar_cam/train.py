@@ -7,8 +7,8 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'penalty', 'precision', 'autocast', 'ortho
            'make_schedule', 'SumOverAll', 'SyncedNorm', 'sync_norms', 'CancelFit', 'Callback', 'Learner', 'get_rng',
            'set_rng', 'check_finite', 'FiniteCB', 'MetricsCB', 'ScheduleCB', 'width_at', 'SizeCB', 'progress_bar',
            'epoch_line', 'ProgressCB', 'TimeCB', 'made_of', 'changes', 'check_alike', 'write_file', 'save_checkpoint',
-           'load_checkpoint', 'save_history', 'CheckpointCB', 'TensorBoardCB', 'LRFind', 'lr_find', 'Evaluation',
-           'evaluate']
+           'load_checkpoint', 'save_history', 'CheckpointCB', 'TensorBoardCB', 'PatienceCB', 'LRFind', 'lr_find',
+           'Evaluation', 'evaluate']
 
 # %% ../nbs/02_train.ipynb #97abf65d
 import copy, csv, hashlib, io, json, math, os, signal, sys, threading, time, warnings
@@ -509,6 +509,25 @@ class TensorBoardCB(Callback):
         for k,v in learn.history[-1].items():
             if v is not None and k!='epoch': self.writer.add_scalar(k.replace('_', '/'), v, learn.epoch)
     def after_fit(self, learn): self.writer.close()
+
+# %% ../nbs/02_train.ipynb #ab41f7d9
+class PatienceCB(Callback):
+    "Ends a run in which no batch comes for so many `seconds` (on Unix, in the main thread)"
+    order = 100
+    def __init__(self, seconds=600): self.seconds, self.ticks = seconds, 0
+    def before_fit(self, learn):
+        self.can = hasattr(signal, 'setitimer') and threading.current_thread() is threading.main_thread()
+        if not self.can: return
+        self.was = signal.signal(signal.SIGALRM, self._tick)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds/10, self.seconds/10)
+    def _tick(self, *_):
+        self.ticks += 1
+        if self.ticks>10: raise RuntimeError(f'no batch has come for {self.seconds} seconds, as if a process hung; what was saved last can be resumed')
+    def after_batch(self, learn): self.ticks = 0
+    def after_fit(self, learn):
+        if not self.can: return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.was)
 
 # %% ../nbs/02_train.ipynb #e111fde1
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 "Runs whose data, recipe or files have changed or gone, and processes that do not come: refused by name, never taken silently, never waited for without end"
-import io, json, os, shutil
+import io, json, os, shutil, signal, time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import nn
 from cifar_cam import cli, report
-from cifar_cam.data import get_dl, load_images
+from cifar_cam.data import get_dl, get_dls, load_images
 from cifar_cam.model import load_model, read_weights, resnet18, save_weights
 from cifar_cam.recipes import get_recipe
-from cifar_cam.train import Callback, check_alike
+from cifar_cam.train import Callback, Learner, PatienceCB, check_alike
 
 class Stop(Callback):
     "Ends a run after its first epoch was saved"
@@ -213,3 +213,11 @@ def test_processes_that_train_other_things_are_refused(monkeypatch):
         monkeypatch.setattr('accelerate.utils.gather_object', lambda mine: [*mine, mine[0] | other])
         with pytest.raises(RuntimeError, match='process 1 does not train what process 0 does') as said: check_alike(learn)
         assert want in str(said.value)
+
+def test_a_batch_that_does_not_come_ends_the_run():
+    class Hangs(Callback):
+        def after_batch(self, learn): time.sleep(20*(learn.step==2))
+    tiny = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+    with pytest.raises(RuntimeError, match='no batch has come for 0.5 seconds'):
+        Learner(tiny, get_dls(load_images('sample', 'train')[:300], 50), RECIPE, [PatienceCB(.5), Hangs()], 'no').fit()
+    assert signal.getitimer(signal.ITIMER_REAL)==(0, 0)
