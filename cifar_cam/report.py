@@ -7,6 +7,30 @@ __all__ = ['PATIENCE', 'BIG', 'SMALL', 'new_run', 'run_folder', 'fingerprint', '
            'make_learner', 'pflop', 'run_cost', 'train_run', 'plan_run', 'measure', 'evaluate_run', 'read_run',
            'write_report', 'explain_picture', 'explain_dataset', 'load_maps', 'faithfulness_run', 'load_comparison']
 
+# %% ../nbs/08_report.ipynb #f8bbde3a
+import base64, hashlib, html, io, json, math, os, platform, time, warnings, zlib
+from bisect import bisect_left
+from collections import Counter
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .data import BROKEN, CIFAR_MEAN, CIFAR_STD, CLASSES, check_classes, get_dl, get_dls, lasting, load_images, normalize
+from .faithfulness import MEASURES, Comparison, compare_methods, planted_cue
+from .gradcam import CamResult, eval_mode, explain, fold, get_method
+from .model import SHIPPED, STAGES, flops, load_model, read_weights, resnet18, save_weights
+from .recipes import Recipe, load_recipe, save_recipe
+from .train import (CheckpointCB, Evaluation, Learner, PatienceCB, ProgressCB, TensorBoardCB, TimeCB, changes, evaluate,
+    load_checkpoint, precision, progress_bar, width_at, write_file)
+from .viz import (_name, Figure, overlay_cam, overlay_difference, plot_comparison, plot_confusion, plot_history, show_batch,
+    show_cams, show_image, show_misclassified, show_predictions)
+
 # %% ../nbs/08_report.ipynb #b37da528
 def _main(): return int(os.environ.get('RANK', 0))==0                          # of several processes, the one that writes
 
@@ -308,7 +332,7 @@ def _table(rows): return '<table>' + ''.join(f'<tr><th>{html.escape(str(k))}</th
 def _training(run, figs):
     "The section on how the run was trained"
     recipe, more = read_recipe(run)
-    history = json.loads((run/'history.json').read_text())
+    with _reading(run/'history.json'): history = json.loads((run/'history.json').read_text())
     fig = Figure(figsize=(8, 2.7), layout='constrained')
     for ax,metric in zip(fig.subplots(1, 2), ('loss', 'accuracy')): plot_history(history, metric, ax)
     ims = load_images(more['data'], 'train')
@@ -352,7 +376,7 @@ def _mistakes(run, figs, ims, model, ev, k):
            f'<h2>Where it looked</h2><p>Each card shows the image, and where the network looked ({result.method}) for the class it chose, for the class it should have chosen, and the difference of the two: '
            'red speaks for the class it chose rather than the true one, blue for the true one rather than the chosen. The last stage is large. The early stages below it are fine in grain and weak in meaning. '
            'Each map is scaled by its own highest value, which stands below it.</p>']
-    for j,i in enumerate(tqdm(idxs, desc='explaining', unit='mistake', leave=False)):
+    for j,i in enumerate(progress_bar(idxs, desc='explaining', unit='mistake', leave=False)):
         name, r = f'#{ims.index[i]}: {ims.classes[target[j,1]]}, predicted {ims.classes[target[j,0]]}', result[j:j+1]
         show_cams(ims.images[i:i+1], r, ims.classes, difference=True).save(figs/f'cam-{ims.index[i]}.png')
         out.append(f'<div class="card"><h3>{html.escape(name)}</h3>{_tiles(ims.images[i], r, ims.classes)}</div>')

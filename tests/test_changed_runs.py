@@ -150,6 +150,8 @@ def test_what_was_measured_is_read_with_its_own_images_only(measured, tmp_path):
     first, second = sorted((other/'test'/ODD[0]).iterdir())[:2]
     shutil.copy(second, first)
     with pytest.raises(ValueError, match='has changed since: pixels was'): report.read_run(run)
+    (run/'model.safetensors').touch()
+    with pytest.raises(ValueError, match='has changed since: pixels was'): report.write_report(run)
 
 def test_weights_that_are_no_numbers_give_no_accuracy(tmp_path, capsys):
     model = load_model()
