@@ -115,7 +115,7 @@ def test_folders(sample, tmp_path, tried):
     with pytest.warns(UserWarning, match='2 of 5 official batches of train are there: data_batch_1, data_batch_3') as said: assert len(load(tmp_path/'some'))==4
     tried('folder: official batches are missing', said=said[0].message)
     from cifar_cam.report import measure
-    with pytest.raises(ValueError, match='the weights know airplane') as e: measure('cifar10', str(write(tmp_path/'two', {'test/cat/1.png': png, 'test/dog/1.png': png})))
+    with pytest.raises(ValueError, match='two has 2 classes; the network has 10 outputs') as e: measure('cifar10', str(write(tmp_path/'two', {'test/cat/1.png': png, 'test/dog/1.png': png})))
     tried('folder: other classes than the weights', said=e.value)
 
 def test_archives(sample, tmp_path, tried):
@@ -230,7 +230,9 @@ def test_weights(tmp_path, tried):
 def test_names_cannot_break_out_of_pages(sample, tmp_path, tried):
     from dataclasses import replace
     evil = '<img src=x onerror=alert(1)></script>'
-    app = Explorer(load_model(), replace(sample[:3], classes=[evil, *CLASSES[1:]]))
+    model = load_model()
+    model.meta['classes'] = [evil, *CLASSES[1:]]
+    app = Explorer(model, replace(sample[:3], classes=model.meta['classes']))
     assert evil not in app.page() and evil not in app.bars(app.view(0))
     app.widget
     assert evil not in app.caption.value
