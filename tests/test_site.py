@@ -94,7 +94,7 @@ def test_tables_have_no_empty_heading_papers_are_linked_and_figures_fit_the_colu
     for f,p in pages.items():
         assert [h for h in re.findall('<thead>.*?</thead>', p.source, flags=re.S) if not unescape(re.sub('<[^>]*>', '', h)).strip()]==[], f.name
         assert re.findall(r'arXiv.{0,3}\d{4}\.\d+', p.text)==[], f.name
-        if f.stem=='which_map': assert len(p.pictures)>3 and all(int(im['width'])<=700 for im in p.pictures)
+        if f.stem=='which_map': assert len(p.pictures)==3 and all(int(im['width'])<=700 for im in p.pictures)
     assert 'https://arxiv.org/abs/1610.02391' in next(p.links for f,p in pages.items() if f.stem=='gradcam')
 
 @pytest.mark.parametrize('url', ['', 'https://github.com/OWNER/REPO'])
