@@ -8,9 +8,10 @@ rooms = sorted((root/'nbs').glob('0*.ipynb'))
 pages = sorted((root/'nbs').rglob('*.ipynb'))
 
 @pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
-def test_no_error_outputs(page):
+def test_outputs_hold_no_errors_warnings_or_bars(page):
     cells = json.loads(page.read_text(encoding='utf-8'))['cells']
-    assert not [c['id'] for c in cells for o in c.get('outputs', []) if o['output_type']=='error']
+    outputs = [(c['id'], o) for c in cells for o in c.get('outputs', [])]
+    assert not [i for i,o in outputs if o['output_type']=='error' or o.get('name')=='stderr' or re.search(r'\d+%\|', ''.join(o.get('data', {}).get('text/plain', '')))]
 
 @pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
 def test_pages_install_nothing_and_leave_the_environment_alone(page):

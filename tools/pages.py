@@ -21,6 +21,10 @@ def pictures(cell):
     "How many pictures a cell shows"
     return sum(any(k.startswith('image/') for k in o.get('data', {})) for o in cell.get('outputs', []))
 
+def bar(output):
+    "Whether an output is a bar of tqdm"
+    return output.output_type=='display_data' and bool(re.search(r'\d+%\|.*\]$', output.data.get('text/plain', '')))
+
 def run(path, slow=False, timeout=1200):
     "The notebook at `path`, run; raises `CellExecutionError` when a cell does"
     nb = nbformat.read(path, as_version=4)
@@ -30,6 +34,7 @@ def run(path, slow=False, timeout=1200):
     client.execute(env=os.environ | QUIET)
     nb.cells = cells
     for c in cells:
+        if 'outputs' in c: c.outputs = [o for o in c.outputs if not bar(o)]
         for o in c.get('outputs', []): o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)   # dead without its kernel
     return nb
 
