@@ -278,7 +278,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cifar_cam.report._main': ('report.html#_main', 'cifar_cam/report.py'),
                                   'cifar_cam.report._make': ('report.html#_make', 'cifar_cam/report.py'),
                                   'cifar_cam.report._mistakes': ('report.html#_mistakes', 'cifar_cam/report.py'),
-                                  'cifar_cam.report._of': ('report.html#_of', 'cifar_cam/report.py'),
                                   'cifar_cam.report._open_arrays': ('report.html#_open_arrays', 'cifar_cam/report.py'),
                                   'cifar_cam.report._png': ('report.html#_png', 'cifar_cam/report.py'),
                                   'cifar_cam.report._position': ('report.html#_position', 'cifar_cam/report.py'),

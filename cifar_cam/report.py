@@ -28,7 +28,7 @@ from .model import SHIPPED, STAGES, flops, load_model, read_weights, resnet18, s
 from .recipes import Recipe, load_recipe, save_recipe
 from .train import (CheckpointCB, Evaluation, Learner, PatienceCB, ProgressCB, TensorBoardCB, TimeCB, changes, evaluate,
     load_checkpoint, precision, progress_bar, width_at, write_file)
-from .viz import (_name, Figure, overlay_cam, overlay_difference, plot_comparison, plot_confusion, plot_history, show_batch,
+from .viz import (_name, _panels, Figure, overlay_cam, overlay_difference, plot_comparison, plot_confusion, plot_history, show_batch,
     show_cams, show_image, show_misclassified, show_predictions)
 
 # %% ../nbs/08_report.ipynb #b37da528
@@ -348,21 +348,21 @@ def _training(run, figs):
 # %% ../nbs/08_report.ipynb #590a562a
 BIG, SMALL = 256, 128 # pixels of the pictures on a card
 
-def _of(result, j): return replace(result, maps={k: v[:, j] for k,v in result.maps.items()}, target=result.target[:, j])
-
 def _tiles(im, result, classes):
     "Pictures of one mistake as HTML: image, last stage for both classes and their difference large; then the early stages"
-    both, diff, probs = result.normalized(), result.difference(), result.logits[0].softmax(0)
-    names = [f'{classes[c]} {probs[c]:.0%}' for c in result.target[0].tolist()]
-    def big(size): return np.asarray(Image.fromarray(im).resize((size, size), Image.Resampling.NEAREST))
-    def tile(layer, j, size):
-        top = (diff if j==2 else _of(result, j)).top()[layer].item()
-        maps = (diff.normalized() if j==2 else both).resized(size).maps[layer][0]
-        drawn, what = (overlay_difference(big(size), maps), ' − '.join(n.rsplit(' ', 1)[0] for n in names)) if j==2 else (overlay_cam(big(size), maps[j]), names[j])
-        return _figure(_webp(drawn), f'{layer} for {what}', f'{layer}, {what}: {f"{top:.2g}" if top else "constant"}')
-    large = [_figure(_webp(big(BIG)), 'the image', 'the image'), *(tile(STAGES[-1], j, BIG) for j in range(3))]
-    early = [tile(k, j, SMALL) for j in range(3) for k in STAGES[:-1]]
-    return f'<div class="maps">{"".join(large)}</div><div class="maps early">{"".join(early)}</div>'
+    probs, diff, target = result.logits[0].softmax(0), result.difference(), result.target[0].tolist()
+    what = [*(f'{classes[c]} {probs[c]:.0%}' for c in target), ' − '.join(classes[c] for c in target)]
+    def enlarged(size): return np.asarray(Image.fromarray(im).resize((size, size), Image.Resampling.NEAREST))
+    def row(size, layers):
+        big = enlarged(size)
+        both, gap = (_panels(r, r.normalized().resized(size), t) for r,t in ((result, 2), (diff, 1)))
+        for j,k in ((j, k) for j in range(3) for k in layers):
+            drawn, top = (both[k][0] + gap[k][0])[j]
+            pixels = overlay_difference(big, drawn) if j==2 else overlay_cam(big, drawn)
+            yield _figure(_webp(pixels), f'{k} for {what[j]}', f'{k}, {what[j]}: {f"{top:.2g}" if top else "constant"}')
+    image = _figure(_webp(enlarged(BIG)), 'the image', 'the image')
+    return (f'<div class="maps">{image}{"".join(row(BIG, STAGES[-1:]))}</div>'
+            f'<div class="maps early">{"".join(row(SMALL, STAGES[:-1]))}</div>')
 
 # %% ../nbs/08_report.ipynb #9d09f9cc
 def _mistakes(run, figs, ims, model, ev, k):
