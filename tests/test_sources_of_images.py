@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from cifar_cam.data import load_images, load_picture
+from cifar_cam.data import load_images
+from cifar_cam.sources import load_picture
 from cifar_cam.model import load_model, read_weights, resnet18, save_weights
 
 GREY = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
@@ -162,7 +163,7 @@ def test_out_of_memory_is_not_called_a_damaged_file(tmp_path, monkeypatch):
     def none_left(*_, **__): raise MemoryError
     root = folder(tmp_path/'d', 'train/cat/1.png', 'test/cat/1.png')
     w = save_weights(torch.nn.Linear(2, 2), tmp_path/'w.safetensors')
-    for name in ('cifar_cam.data.Image.open', 'cifar_cam.data._walk', 'cifar_cam.model.safe_open'):
+    for name in ('cifar_cam.sources.Image.open', 'cifar_cam.sources._walk', 'cifar_cam.model.safe_open'):
         with monkeypatch.context() as m:
             m.setattr(name, none_left)
             with pytest.raises(MemoryError): read_weights(w) if 'model' in name else load(root)
@@ -175,7 +176,8 @@ def test_a_mistake_of_ours_is_not_called_a_damaged_file(tmp_path, monkeypatch):
 MEMORY = '''
 import os, resource, sys
 import torch
-from cifar_cam.data import load_images, load_picture
+from cifar_cam.data import load_images
+from cifar_cam.sources import load_picture
 from cifar_cam.model import load_model
 torch.set_num_threads(1)
 def load(path):

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, seed, settings, strategies as st
 from PIL import Image
 from safetensors.torch import save
 from cifar_cam.cli import COMMANDS, main
-from cifar_cam.data import CLASSES, get_dl, load_images, load_picture
+from cifar_cam.data import CLASSES, get_dl, load_images
+from cifar_cam.sources import load_picture
 from cifar_cam.explorer import Explorer
 from cifar_cam.gradcam import explain
 from cifar_cam.model import load_model, read_weights, resnet18, save_weights

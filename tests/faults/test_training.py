@@ -7,9 +7,11 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from torch import nn
-from cifar_cam.data import ASSETS, get_dls, load_images
+from cifar_cam.data import get_dls, load_images
+from cifar_cam.sources import ASSETS
 from cifar_cam.recipes import get_recipe, save_recipe
-from cifar_cam.train import Callback, CheckpointCB, Learner, load_checkpoint, save_checkpoint
+from cifar_cam.resume import CheckpointCB, load_checkpoint, save_checkpoint
+from cifar_cam.train import Callback, Learner
 
 resource = pytest.importorskip('resource', reason='Unix only')
 
