@@ -7,7 +7,7 @@ __all__ = ['OPTIMIZERS', 'Schedule', 'SCHEDULES', 'penalty', 'make_optimizer', '
            'Callback', 'Learner', 'MetricsCB', 'ScheduleCB', 'check_finite', 'FiniteCB', 'width_at', 'SizeCB',
            'epoch_line', 'ProgressCB', 'LRFind', 'steepest_fall', 'lr_find', 'Evaluation', 'evaluate']
 
-# %% ../nbs/02_train.ipynb #74edc8d0
+# %% ../nbs/02_train.ipynb #b18e601f
 import copy, math, os, sys, time
 from collections import namedtuple
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from .core import choose, eval_mode, in_notebook, progress_bar
 from .optim import Muon, autocast, precision
 from .parallel import get_accelerator, prepare
 
-# %% ../nbs/02_train.ipynb #b42a2a55
+# %% ../nbs/02_train.ipynb #609e3807
 def penalty(
     params, # parameters, as `model.parameters()` gives them
     l1:float=0., # factor of the sum of absolute values
@@ -35,7 +35,7 @@ def penalty(
     params = list(params) if l1 or l2 else []
     return l1*sum(p.abs().sum() for p in params) + l2*sum(p.norm() for p in params)
 
-# %% ../nbs/02_train.ipynb #11fd7692
+# %% ../nbs/02_train.ipynb #0787471e
 OPTIMIZERS = dict(SGD=torch.optim.SGD, Adam=torch.optim.Adam, AdamW=torch.optim.AdamW, Muon=Muon)
 
 def make_optimizer(
@@ -46,7 +46,7 @@ def make_optimizer(
     make = choose(OPTIMIZERS, recipe.optimizer, 'optimizer')
     return make(params, lr=recipe.lr, **recipe.optimizer_args)
 
-# %% ../nbs/02_train.ipynb #1b5c5f70
+# %% ../nbs/02_train.ipynb #3c687ecc
 Schedule = namedtuple('Schedule', 'make every')   # from optimizer and steps; 'batch' or 'epoch'
 
 def one_cycle(opt, steps, **kw):
@@ -67,7 +67,7 @@ def make_schedule(
     "The schedule that `recipe` names; its `lr` is the peak of a OneCycleLR, and the start of others"
     return choose(SCHEDULES, recipe.schedule, 'schedule').make(opt, total_steps, **recipe.schedule_args)
 
-# %% ../nbs/02_train.ipynb #cdda5035
+# %% ../nbs/02_train.ipynb #87cdaea0
 class CancelFit(Exception): "Raised by a callback to end training early, in order"
 
 class Callback:
@@ -75,7 +75,7 @@ class Callback:
     `after_batch`, `after_epoch`, `after_fit`"""
     order = 0
 
-# %% ../nbs/02_train.ipynb #3394667b
+# %% ../nbs/02_train.ipynb #b7cfee9b
 class Learner:
     "Trains `model` on `dls` as `recipe` says"
     def __init__(self,
@@ -102,7 +102,7 @@ class Learner:
     def __call__(self, moment):
         for cb in sorted(self.cbs, key=lambda cb: cb.order): getattr(cb, moment, lambda _: None)(self)
 
-# %% ../nbs/02_train.ipynb #906ac18b
+# %% ../nbs/02_train.ipynb #0f3958d0
 @patch
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
@@ -117,7 +117,7 @@ def one_batch(self:Learner):
         self.step += 1
     self('after_batch')
 
-# %% ../nbs/02_train.ipynb #7da235d1
+# %% ../nbs/02_train.ipynb #cbbae232
 @patch
 def one_epoch(self:Learner, training:bool):
     "All batches of `train`, or of `valid`"
@@ -127,7 +127,7 @@ def one_epoch(self:Learner, training:bool):
     with torch.set_grad_enabled(training):
         for self.xb,self.yb in dl: self.one_batch()
 
-# %% ../nbs/02_train.ipynb #ec12f955
+# %% ../nbs/02_train.ipynb #8a281a8b
 @patch
 def fit(self:Learner)->list: # a dict for each epoch
     "Train from `epoch` to the end of the recipe; returns the history"
@@ -144,7 +144,7 @@ def fit(self:Learner)->list: # a dict for each epoch
     finally: self('after_fit')
     return self.history
 
-# %% ../nbs/02_train.ipynb #4f5c662b
+# %% ../nbs/02_train.ipynb #81d5b790
 class MetricsCB(Callback):
     "Adds a row to `history` every epoch: loss and accuracy of both splits, last learning rate, seconds"
     order = -10
@@ -169,7 +169,7 @@ class MetricsCB(Callback):
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
         learn.history.append(row | dict(lr=self.lr, seconds=round(time.perf_counter()-self.start, 2)))
 
-# %% ../nbs/02_train.ipynb #7a308376
+# %% ../nbs/02_train.ipynb #233d48b8
 class ScheduleCB(Callback):
     "Moves the learning rate when the schedule wants it: every batch or every epoch"
     order = 10
@@ -181,7 +181,7 @@ class ScheduleCB(Callback):
         row = learn.history[-1]
         learn.sched.step(row['train_loss'] if row['valid_loss'] is None else row['valid_loss'])
 
-# %% ../nbs/02_train.ipynb #b634b326
+# %% ../nbs/02_train.ipynb #33a6e8cd
 def check_finite(
     learn:Learner # at any moment
 ): # raises `RuntimeError` if a weight is NaN or infinite
@@ -203,7 +203,7 @@ class FiniteCB(Callback):
         if not math.isfinite(loss):
             raise RuntimeError(f'the loss is {loss} in epoch {learn.epoch+1}, {_advice(learn)}')
 
-# %% ../nbs/02_train.ipynb #42801cfe
+# %% ../nbs/02_train.ipynb #f80f2ecb
 def width_at(
     recipe, # its `sizes` count
     part:float, # how much of the run is over, 0 to 1
@@ -220,7 +220,7 @@ class SizeCB(Callback):
         if not learn.training or w==full: return
         learn.xb = F.interpolate(learn.xb, size=(w, w), mode='bilinear', antialias=True)
 
-# %% ../nbs/02_train.ipynb #d55e10aa
+# %% ../nbs/02_train.ipynb #e45d5501
 def epoch_line(
     history:list, # as `fit` returns it
     epochs:int, # in the whole run
@@ -246,14 +246,15 @@ class ProgressCB(Callback):
         tqdm.write(epoch_line(learn.history, learn.recipe.epochs), file=stream)
     def after_fit(self, learn): self.bar.close()
 
-# %% ../nbs/02_train.ipynb #9f79acbd
+# %% ../nbs/02_train.ipynb #e408c15b
 def __getattr__(name):
     "`save_checkpoint` and `load_checkpoint`, which are defined in `resume`"
-    from cifar_cam import resume
-    if name in ('save_checkpoint', 'load_checkpoint'): return getattr(resume, name)
+    from cifar_cam.resume import load_checkpoint, save_checkpoint
+    there = dict(load_checkpoint=load_checkpoint, save_checkpoint=save_checkpoint)
+    if name in there: return there[name]
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
-# %% ../nbs/02_train.ipynb #5f3b7178
+# %% ../nbs/02_train.ipynb #8980b25d
 @dataclass(frozen=True)
 class LRFind:
     "Loss at each learning rate of a range test"
@@ -266,7 +267,7 @@ def steepest_fall(lrs, losses):
     slopes = np.gradient(losses, np.log(lrs)) if len(lrs)>1 else [0]
     return lrs[int(np.argmin(slopes[:int(np.argmin(losses))+1]))]
 
-# %% ../nbs/02_train.ipynb #f88c6907
+# %% ../nbs/02_train.ipynb #e0531cac
 def lr_find(
     model:nn.Module, # left as it is
     dls, # its `train` loader is used
@@ -295,7 +296,7 @@ def lr_find(
     if not lrs: raise ValueError('no finite loss at the first rate, or an empty loader')
     return LRFind(lrs, losses, steepest_fall(lrs, losses))
 
-# %% ../nbs/02_train.ipynb #e9b3567d
+# %% ../nbs/02_train.ipynb #f79714a3
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     "Logits of a model for labelled images, and the views of them"
@@ -318,7 +319,7 @@ class Evaluation:
     @property
     def accuracy(self): return self.correct.double().mean().item()
 
-# %% ../nbs/02_train.ipynb #5048e036
+# %% ../nbs/02_train.ipynb #e9294b85
 @patch(as_prop=True)
 def confusion(self:Evaluation)->torch.Tensor: # int64 `(classes, classes)`: true class, prediction
     "How many images of each class were predicted as which"
@@ -330,7 +331,7 @@ def class_accuracy(self:Evaluation)->torch.Tensor: # `(classes,)`, NaN for a cla
     "Share of each class that is predicted correctly"
     return self.confusion.diag()/self.confusion.sum(1)
 
-# %% ../nbs/02_train.ipynb #86a5f495
+# %% ../nbs/02_train.ipynb #9442d5a7
 @patch
 def misclassified(self:Evaluation,
     k:int=None # how many; `None`: all
@@ -355,7 +356,7 @@ def most_confused(self:Evaluation,
     pairs = [(int(i), int(j), int(c[i,j])) for i,j in c.nonzero()]
     return sorted(pairs, key=lambda p: -p[2])[:k]
 
-# %% ../nbs/02_train.ipynb #104f2970
+# %% ../nbs/02_train.ipynb #bd6706e3
 def evaluate(
     model:nn.Module, # on any device; its modes are left as they are
     dl, # yields `x` `(n, 3, h, w)` and `y` `(n,)`

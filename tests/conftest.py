@@ -1,7 +1,20 @@
-"What was tried, printed at the end: pictures of pages, and the table of faults"
+"Two tests at a time, one core for each; and what was tried, printed at the end: pictures of pages, and the table of faults"
+import os
 import pytest
 
 FAULTS, PICTURES = [], {}
+
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')     # before torch is imported, and for its children
+
+def pytest_sessionfinish(session):
+    "Let the process that prints know what was tried in this one"
+    if hasattr(session.config, 'workeroutput'): session.config.workeroutput['tried'] = FAULTS, PICTURES
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    faults, pictures = getattr(node, 'workeroutput', {}).get('tried', ([], {}))
+    FAULTS.extend(map(tuple, faults))
+    PICTURES.update(pictures)
 
 @pytest.fixture
 def shown():
