@@ -12,11 +12,16 @@ pytest.importorskip('smalldocs')                             # Python 3.11 or la
 root = Path(__file__).parent.parent
 chromium = shutil.which('chromium') or shutil.which('google-chrome')
 
-@pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    out = tmp_path_factory.mktemp('site')
-    built = subprocess.run([sys.executable, root/'tools'/'site.py', out], capture_output=True, text=True)
-    assert (built.returncode, built.stderr)==(0, '')
+@pytest.fixture(scope='session')
+def site(tmp_path_factory, worker_id):
+    "The site, built once for all processes that test it"
+    from filelock import FileLock
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id=='master' else base.parent)/'site'
+    with FileLock(f'{out}.lock'):
+        if not out.exists():
+            built = subprocess.run([sys.executable, root/'tools'/'site.py', out], capture_output=True, text=True)
+            assert (built.returncode, built.stderr)==(0, '')
     return out
 
 class Page(HTMLParser):
@@ -67,7 +72,7 @@ def test_names_lead_to_the_room_that_teaches_them(pages):
 def test_every_function_has_its_parameters_under_its_heading(site):
     checked = 0
     for f in sorted((root/'cifar_cam').glob('[!_]*.py')):
-        page, code = (site/f'{f.stem}.html').read_text(encoding='utf-8'), f.read_text(encoding='utf-8')
+        page, code = next(site.rglob(f'{f.stem}.html')).read_text(encoding='utf-8'), f.read_text(encoding='utf-8')
         for d in ast.parse(code).body:
             if not isinstance(d, ast.FunctionDef) or d.name.startswith('_') or any('patch' in ast.unparse(o) for o in d.decorator_list): continue
             heading = re.search(f'<h3[^>]*data-anchor-id="{d.name}".*?</h3>(.*?)<(h2|h3|details)', page, flags=re.S)
@@ -134,16 +139,25 @@ CONTRAST = """() => {
   const a = light(getComputedStyle(document.querySelector('.smalldocs-search .bi-search')).color), b = light(getComputedStyle(document.querySelector('.smalldocs-search input')).backgroundColor)
   return (Math.max(a, b) + .05)/(Math.min(a, b) + .05) }"""
 
+WRAPPED = """() => {
+  document.querySelectorAll('details').forEach(d => d.open = true)
+  return [...document.querySelectorAll('pre.sourceCode, div.sourceCode pre')].flatMap(pre => {
+    const code = pre.querySelector('code') || pre, style = getComputedStyle(code), pen = document.createElement('canvas').getContext('2d')
+    pen.font = `${style.fontSize} ${style.fontFamily}`
+    const room = code.getBoundingClientRect().width + 1, lines = code.innerText.split('\\n').filter(l => pen.measureText(l).width > room)
+    return lines.map(l => l.slice(0, 60)) }) }"""
+
 @pytest.mark.skipif(not chromium, reason='no chromium on this machine')
-def test_pages_work_in_a_browser_without_a_network(site, request, tmp_path):
+@pytest.mark.parametrize('width,scheme', [(1300, 'light'), (390, 'dark')])
+def test_pages_work_in_a_browser_without_a_network(site, request, tmp_path, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import sync_playwright
-    shots = Path(os.environ.get('CIFAR_CAM_SCREENSHOTS', '') or tmp_path)/request.node.name
+    shots = Path(os.environ.get('CIFAR_CAM_SCREENSHOTS', '') or tmp_path)/'pages'
     shots.mkdir(parents=True, exist_ok=True)
     with subprocess.Popen([sys.executable, '-m', 'http.server', '0', '--bind', '127.0.0.1', '-d', site], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | dict(PYTHONUNBUFFERED='1'), text=True) as server, sync_playwright() as p:
         base = re.search(r'http://[\d.:]+', server.stdout.readline())[0]
         browser, said = p.chromium.launch(executable_path=chromium, args=['--no-sandbox']), []
-        def open_page(name, width, scheme):
+        def open_page(name):
             page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme)
             page.on('console', lambda m: said.append((name, m.text)) if m.type in ('error', 'warning') else None)
             page.on('pageerror', lambda e: said.append((name, str(e))))
@@ -153,20 +167,21 @@ def test_pages_work_in_a_browser_without_a_network(site, request, tmp_path):
         try:
             for f in sorted(site.rglob('*.html')):
                 name = f.relative_to(site).as_posix()
-                for width,scheme in ((1300, 'light'), (390, 'dark')):
-                    page = open_page(name, width, scheme)
-                    assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), name
-                    wide = page.evaluate("[...document.querySelectorAll('.sd-table')].filter(t => t.scrollWidth>t.clientWidth).map(t => getComputedStyle(t).backgroundAttachment)")
-                    assert all('local' in w for w in wide), name                    # an edge says that there is more
-                    assert not (wide and width==1300 and 'recipes_compared' in name)
-                    assert page.locator('details.contents > summary').is_visible()==(width==390), name
-                    assert page.evaluate(CONTRAST)>3, name
-                    said += [(name, scheme, v['id'], v['nodes'][0]['html'][:200]) for v in Axe().run(page, context=None if width==1300 or f.stem=='recipes' else NO_TOKENS).response['violations'] if v['impact'] in ('serious', 'critical')]
-                    page.screenshot(path=shots/f'{f.stem}-{width}-{scheme}.png', full_page=f.stem=='index')
-                    page.close()
-            page = open_page('index.html', 1300, 'light')
-            page.locator('input[type=search], #quarto-search input').first.fill('explain')
-            page.wait_for_selector('a[href*="gradcam.html"][href*="explain"]')
-            page.screenshot(path=shots/'search.png')
+                page = open_page(name)
+                assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), name
+                wide = page.evaluate("[...document.querySelectorAll('.sd-table')].filter(t => t.scrollWidth>t.clientWidth).map(t => getComputedStyle(t).backgroundAttachment)")
+                assert all('local' in w for w in wide), name                        # an edge says that there is more
+                assert not (wide and width==1300 and 'recipes_compared' in name)
+                assert page.locator('details.contents > summary').is_visible()==(width==390), name
+                assert page.evaluate(CONTRAST)>3, name
+                page.screenshot(path=shots/f'{f.stem}-{width}-{scheme}.png', full_page=f.stem=='index')
+                said += [(name, scheme, v['id'], v['nodes'][0]['html'][:200]) for v in Axe().run(page, context=None if width==1300 or f.stem=='recipes' else NO_TOKENS).response['violations'] if v['impact'] in ('serious', 'critical')]
+                if width==1300: said += [(name, 'wraps', line) for line in page.evaluate(WRAPPED)]
+                page.close()
+            if width==1300:
+                page = open_page('index.html')
+                page.locator('input[type=search], #quarto-search input').first.fill('explain')
+                page.wait_for_selector('a[href*="gradcam.html"][href*="explain"]')
+                page.screenshot(path=shots/'search.png')
         finally: server.terminate()
     assert said==[]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 root = Path(__file__).parent.parent
 OUT = '_docs'
+COLUMNS = 90                                                            # of a call before each parameter gets a line
 COMMANDS = 'cli'                                                        # its functions have the names of others: linked on its own page only
 EXPLAINED = ("format-links", "output-file", "html-math-method")         # said for Quarto, by nbdev and by our yml; smalldocs does not read them
 
@@ -46,7 +47,8 @@ def call(sym, name):
     if isinstance(sym, property) or isinstance(sym, type) and not {'__init__', '__new__'} & vars(sym).keys(): return ''     # or made as its parent is
     sig = inspect.signature(sym)
     params = [p.replace(annotation=p.empty) for p in sig.parameters.values() if p.name!='self']
-    return f'{name}{sig.replace(parameters=params, return_annotation=sig.empty)}'
+    line = f'{name}{sig.replace(parameters=params, return_annotation=sig.empty)}'
+    return line if len(line)<=COLUMNS else f'{name}(\n    ' + '\n    '.join(f'{p},' for p in params) + '\n)'
 
 def described(cfg, path, name):
     "What there is to say of a symbol, as Markdown: where its source is, if that has an address; heading, signature, first words, parameters"
