@@ -6,6 +6,10 @@ from fastcore.nbio import read_nb
 root = Path(__file__).parent.parent
 folder = root/'nbs'/'images'
 
+def from_root(text):
+    "Markdown whose links to pages and pictures lead there from the root of the repository"
+    return re.sub(r'\]\(([^):]+\.(?:ipynb|webp))', r'](nbs/\1', text)
+
 def outputs(cell):
     "Markdown for what a cell shows, and the image files it needs"
     text, files = [], {}
@@ -17,13 +21,13 @@ def outputs(cell):
             width = o['metadata'].get('image/png', {}).get('width')
             alt = re.search('#. fig-alt: "(.*)"', cell.source)[1]
             text.append(f'<img src="{path.relative_to(root).as_posix()}" alt="{alt}"' + (f' width="{width}">' if width else '>'))
-        elif 'text/markdown' in data: text.append(data['text/markdown'])
+        elif 'text/markdown' in data: text.append(from_root(data['text/markdown']))
         elif 'text/plain' in data: text.append(f'```\n{data["text/plain"]}\n```')
     return text, files
 
 parts, files = [], {}
 for c in read_nb(root/'nbs'/'index.ipynb').cells:
-    if c.cell_type=='markdown': parts.append(re.sub(r'\]\(([^):]+\.(?:ipynb|webp))', r'](nbs/\1', c.source))
+    if c.cell_type=='markdown': parts.append(from_root(c.source))
     elif c.cell_type=='code' and '#| hide' not in c.source:
         if '#| echo: false' not in c.source: parts.append('```python\n' + re.sub(r'^#\|.*\n', '', c.source, flags=re.M) + '\n```')
         instead = re.search('#. readme: "(.*)"', c.source)                   # what a README cannot show
