@@ -24,7 +24,7 @@ class Folded(nn.Identity):
 def _watch(convs, norms):
     "Hooks that watch a run; what they see: norm -> convolution or `None`, and how often each ran"
     made, pairs, runs = {}, {}, Counter()
-    def after(m, args, out): made[id(out)] = m, out, out._version   # kept, so that its id stays its own
+    def after(m, args, out): made[id(out)] = m, out, out._version  # kept, so that its id stays its own
     def before(m, args):
         runs[m] += 1
         conv, out, version = made.get(id(args[0]) if args else None, (None, None, None))

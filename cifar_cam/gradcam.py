@@ -236,7 +236,7 @@ def explain(
         classes, scorers = _scorers(logits, target, how.rivals)
         if not smooth: maps = _maps(run, scorers, how, bs)
         else:
-            del run                                                 # one graph at a time
+            del run  # one graph at a time
             maps = _smoothed(model, x, names, reshape, scorers, how, bs, smooth, noise)
     maps = [m[:, 0] if classes is None or classes.ndim==1 else m for m in maps]
     return CamResult(logits, classes, dict(zip(names, maps)), method)

@@ -204,7 +204,7 @@ def last_of_each_size(
         for a in _around(n): spans.setdefault(a, set()).add(l)
     for n,l in level.items():
         inside = ['', *_around(n)]
-        if l>min(reached.get(a, l) for a in inside): continue       # wider than before: a side path
+        if l>min(reached.get(a, l) for a in inside): continue  # wider than before: a side path
         reached[inside[-1]] = l
         leaving = sum(level.get(a, l)!=l and len(spans[a])<3 for a in inside[1:])
         if leaving<=best.get(l, (leaving,))[0]: best[l] = leaving, n
@@ -264,7 +264,7 @@ def run_with(
             return new.to(out.dtype, copy=True) if runs[name]==run else None
         with hooked(dict(layer=layer), swap): return model(x.clone())
     try: z = logits(x)
-    except RuntimeError: z = ()                                     # the batch cannot grow in the middle
+    except RuntimeError: z = ()  # the batch cannot grow in the middle
     return z if len(z)==len(new) else logits(x.expand(len(new), -1, -1, -1))
 
 # %% ../nbs/engine/layers.ipynb #6aec223d

@@ -95,7 +95,7 @@ def _linear_behind(e):
     mean, tiny = e.grads.mean((2, 3), keepdim=True), 1e-5*e.grads.abs().max().item()
     if not torch.allclose(e.grads, mean, rtol=1e-3, atol=tiny): return False
     for i,(A,g) in enumerate(zip(e.acts, e.grads)):
-        other = A.roll(1, 0)                              # the same maps in another order
+        other = A.roll(1, 0)  # the same maps in another order
         none, some = e.score_acts(i, torch.stack([torch.zeros_like(A), other]))
         want, near = (g*other).sum().to(some), 1e-4*e.scores.abs().max().item()
         if not torch.isclose(some-none, want, rtol=1e-2, atol=near): return False
@@ -113,8 +113,8 @@ METHODS['cam'] = Method(cam_weights, False, source='arXiv 1512.04150',
 # %% ../nbs/engine/methods.ipynb #d70dbd62
 def eigencam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
     "Eigen-CAM (arXiv 2008.00299): first right singular vector; the sum of the map is positive"
-    O = e.acts.flatten(2).transpose(1, 2)                           # (n, h*w, k)
-    v = torch.linalg.svd(O, full_matrices=False).Vh[:, 0]           # (n, k)
+    O = e.acts.flatten(2).transpose(1, 2)  # (n, h*w, k)
+    v = torch.linalg.svd(O, full_matrices=False).Vh[:, 0]  # (n, k)
     flip = torch.where((O @ v[..., None]).sum((1, 2))<0, -1., 1.)
     return (v*flip[:, None])[..., None, None]
 
@@ -125,7 +125,7 @@ METHODS['eigencam'] = Method(eigencam_weights, True, source='arXiv 2008.00299',
 def ablationcam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
     "Ablation-CAM (WACV 2020): the part of the score that is lost when a map is set to zero"
     w = e.acts.new_zeros(e.acts.shape[:2])
-    for i,A in enumerate(e.acts):                                   # (k, h, w)
+    for i,A in enumerate(e.acts):  # (k, h, w)
         live = A.flatten(1).any(1).nonzero()[:, 0]
         for ks in live.split(e.bs):
             without = A.repeat(len(ks), 1, 1, 1)
@@ -141,7 +141,7 @@ METHODS['ablationcam'] = Method(ablationcam_weights, True, source='Desai and Ram
 def scorecam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`, positive, of sum 1
     "Score-CAM (arXiv 1910.01279): how well the class is seen through a map, by softmax over the maps"
     s = e.acts.new_zeros(e.acts.shape[:2])
-    for i,(A,x) in enumerate(zip(e.acts, e.x)):                     # (k, h, w), (3, H, W)
+    for i,(A,x) in enumerate(zip(e.acts, e.x)):  # (k, h, w), (3, H, W)
         H = F.interpolate(A[None], x.shape[-2:], mode='bilinear', align_corners=False)[0]
         low, high = H.amin((1, 2)), H.amax((1, 2))
         nothing = e.score_images(i, torch.zeros_like(x)[None])
