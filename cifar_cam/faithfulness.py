@@ -18,7 +18,8 @@ from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 from tqdm.auto import tqdm
 
-from .gradcam import METHODS, _check_logits, _targets, _visit, eval_mode, explain, get_method
+from .core import choose, eval_mode
+from .gradcam import METHODS, check_logits, class_numbers, explain, visit
 
 # %% ../nbs/07_faithfulness.ipynb #5e2b4aea
 def _no_nan(maps):
@@ -50,9 +51,9 @@ def _check(maps, x):
 
 def _probs(model, x, target):
     "Probability `(n,)` of the class `target`, an int or `(n,)`"
-    with _visit(model) as model, torch.no_grad(): z = model(x.clone())
-    _check_logits(z, x)
-    t = None if target is None else _targets(z, target)
+    with visit(model) as model, torch.no_grad(): z = model(x.clone())
+    check_logits(z, x)
+    t = None if target is None else class_numbers(z, target)
     if t is None or t.ndim>1: raise ValueError(f'target must be one class, or one for each image ({len(x)},), not {None if t is None else tuple(t.shape)}')
     return z.float().softmax(1).gather(1, t[:, None])[:, 0]
 
@@ -210,7 +211,7 @@ def _stages(model, x):
         if get_ident()==mine: started.setdefault(name, len(started))
     hooks = [c.register_forward_pre_hook(partial(note, n)) for n,c in own.items()]
     try:
-        with _visit(model) as visited, torch.no_grad(): visited(x[:1].clone())
+        with visit(model) as visited, torch.no_grad(): visited(x[:1].clone())
     finally:
         for h in hooks: h.remove()
     return dict(sorted(own.items(), key=lambda o: started.get(o[0], -1)))
@@ -368,7 +369,7 @@ def compare_methods(
     progress:bool=True, # show a bar
 )->Comparison: # raises `ValueError` for an unknown method, or fewer than two images
     "Score every method at every layer that it does not refuse"
-    for m in methods or (): get_method(m)
+    for m in methods or (): choose(METHODS, m, 'method')
     if len(x)<2: raise ValueError('a comparison needs at least 2 images')
     base, side, values, ranks, refused = explain(model, x, target, layers), x.shape[-2:], {}, {}, {}
     if base.target is None: raise ValueError('target must be classes, (n,) or (n, t), not a function')

@@ -9,7 +9,8 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import Bottleneck
 from cifar_cam import faithfulness
 from cifar_cam.faithfulness import average_drop, compare_methods, deletion, fill_in, insertion, on_mark, road, sanity_check, spearman
-from cifar_cam.gradcam import Folded, Taps, cam_layers, explain, fold, last_of_each_size
+from cifar_cam.export import Folded, fold
+from cifar_cam.gradcam import Taps, cam_layers, explain, last_of_each_size
 from cifar_cam.model import resnet18
 
 METHODS = 'gradcam', 'ablationcam', 'random'
