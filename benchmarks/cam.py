@@ -17,7 +17,8 @@ import torch
 from tqdm.auto import tqdm
 
 from cifar_cam.data import load_images, normalize
-from cifar_cam.gradcam import explain, fold
+from cifar_cam.export import fold
+from cifar_cam.gradcam import explain
 from cifar_cam.model import STAGES, load_model
 from cifar_cam.report import machine
 
