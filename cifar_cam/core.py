@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 
-from torch import nn
 from tqdm.auto import tqdm
 
 # %% ../nbs/engine/core.ipynb #1d861712
@@ -93,7 +92,7 @@ def hold(
                 else: setattr(o, attr, was)
 
 def eval_mode(
-    model:nn.Module # any model
+    model # any `nn.Module`
 ): # a context
     "Every module is in evaluation mode inside, and in its own mode after"
     return hold(list(model.modules()), 'training', False)

@@ -4,26 +4,31 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'rank', 'Curve', 'deletion', 'insertion', 'fill_in', 'Road', 'road', 'Drop', 'average_drop', 'spearman',
-           'sanity_check', 'plant', 'Planted', 'planted_cue', 'on_mark', 'Comparison', 'compare_methods']
+           'sanity_check', 'plant', 'Planted', 'planted_cue', 'on_mark', 'Comparison', 'compare_methods',
+           'save_comparison', 'load_comparison']
 
 # %% ../nbs/07_faithfulness.ipynb #e755e79e
-import copy
+import copy, json, math
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from threading import get_ident
+from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
-from tqdm.auto import tqdm
 
-from .core import choose, eval_mode
-from .gradcam import METHODS, check_logits, class_numbers, explain, visit
+from .core import choose, eval_mode, md_table, progress_bar, write_file
+from .gradcam import METHODS, class_numbers, explain
+from .layers import check_logits, visit
 
 # %% ../nbs/07_faithfulness.ipynb #5e2b4aea
 def _no_nan(maps):
-    if maps.isnan().any(): raise ValueError(f'map {maps.flatten(1).isnan().any(1).nonzero()[0].item()} has NaN in it')
+    "Refuse maps that have NaN in them"
+    if not maps.isnan().any(): return
+    first = maps.flatten(1).isnan().any(1).nonzero()[0].item()
+    raise ValueError(f'map {first} has NaN in it')
 
 def rank(
     maps:torch.Tensor, # `(n, h, w)`, higher is more important
@@ -32,8 +37,10 @@ def rank(
     "Place of every pixel in the order of importance, ties in seeded random order"
     _no_nan(maps)
     flat = maps.flatten(1)
-    shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed)).to(flat.device)
-    return shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)].argsort(dim=1)
+    g = torch.Generator().manual_seed(seed)
+    shuffle = torch.randperm(flat.shape[1], generator=g).to(flat.device)
+    order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
+    return order.argsort(dim=1)
 
 # %% ../nbs/07_faithfulness.ipynb #ab43403b
 @dataclass(frozen=True, eq=False)
@@ -45,26 +52,31 @@ class Curve:
     def auc(self): # `(n,)`, 0 to 1
         return torch.trapezoid(self.probs, self.fractions, dim=1)
 
-def _check(maps, x):
-    if maps.shape!=x[:,0].shape: raise ValueError(f'maps {tuple(maps.shape)} for images {tuple(x.shape)}: use `CamResult.resized`')
-    _no_nan(maps)
+def _same_size(maps, x):
+    "Refuse maps of another size than the images"
+    if maps.shape==x[:,0].shape: return
+    raise ValueError(f'maps {tuple(maps.shape)} for images {tuple(x.shape)}: use `CamResult.resized`')
 
 def _probs(model, x, target):
     "Probability `(n,)` of the class `target`, an int or `(n,)`"
     with visit(model) as model, torch.no_grad(): z = model(x.clone())
     check_logits(z, x)
-    t = None if target is None else class_numbers(z, target)
-    if t is None or t.ndim>1: raise ValueError(f'target must be one class, or one for each image ({len(x)},), not {None if t is None else tuple(t.shape)}')
+    t = class_numbers(z, target)
+    if target is None or t.ndim>1:
+        given = None if target is None else tuple(t.shape)
+        raise ValueError(f'target must be one class, or one for each image ({len(x)},), not {given}')
     return z.float().softmax(1).gather(1, t[:, None])[:, 0]
 
-def _curve(model, first, last, maps, target, steps, seed):
-    _check(maps, first)
-    if steps<1: raise ValueError(f'steps must be at least 1, not {steps}')
-    order, n = rank(maps, seed).view_as(maps), maps[0].numel()
-    ps = [_probs(model, torch.where((order < round(n*i/steps))[:, None], last, first), target) for i in range(steps+1)]
-    return Curve(torch.linspace(0, 1, steps+1, device=first.device), torch.stack(ps, 1))
-
 # %% ../nbs/07_faithfulness.ipynb #b7e630c5
+def _curve(model, first, last, maps, target, steps, seed):
+    "Follow the probability while `first` becomes `last`, the most important pixels first"
+    _same_size(maps, first)
+    if steps<1: raise ValueError(f'steps must be at least 1, not {steps}')
+    order, n = rank(maps, seed).view_as(maps)[:, None], maps[0].numel()
+    mixed = (torch.where(order < round(n*i/steps), last, first) for i in range(steps+1))
+    probs = torch.stack([_probs(model, x, target) for x in mixed], 1)
+    return Curve(torch.linspace(0, 1, steps+1, device=first.device), probs)
+
 def deletion(
     model:nn.Module, # any classifier
     x:torch.Tensor, # normalised images `(n, 3, h, w)`
@@ -76,6 +88,7 @@ def deletion(
     "Replace the most important pixels by the mean colour (RISE, arXiv 1806.07421)"
     return _curve(model, x, torch.zeros_like(x), maps, target, steps, seed)
 
+# %% ../nbs/07_faithfulness.ipynb #8ad4c95a
 def insertion(
     model:nn.Module, # any classifier
     x:torch.Tensor, # normalised images `(n, 3, h, w)`
@@ -91,38 +104,42 @@ def insertion(
 # %% ../nbs/07_faithfulness.ipynb #3ce77492
 @lru_cache(maxsize=4)
 def _neighbours(h, w):
-    "Sparse weights `(h*w, h*w)` by which a pixel is the mean of its neighbours; those of a row add up to 1"
-    from scipy import sparse
-    at, rows, cols, vals = np.arange(h*w).reshape(h, w), [], [], []
-    for di in (-1, 0, 1):
-        for dj in (-1, 0, 1):
-            if di==dj==0: continue
-            here = at[max(0,-di):h-max(0,di), max(0,-dj):w-max(0,dj)].ravel()
-            rows.append(here); cols.append(here + di*w + dj); vals.append(np.full(len(here), 1/6 if di*dj==0 else 1/12))
-    W = sparse.csr_matrix((np.concatenate(vals), (np.concatenate(rows), np.concatenate(cols))), shape=(h*w, h*w))
-    return sparse.diags(1/np.asarray(W.sum(1)).ravel()) @ W
+    "Sparse `(h*w, h*w)`: a row holds the weights of the pixels around one pixel, which add up to 1"
+    from scipy.sparse import diags, eye, kron
+    beside = [eye(s, k=-1) + eye(s, k=1) for s in (h, w)]
+    sides = kron(beside[0], eye(w)) + kron(eye(h), beside[1])
+    W = (sides/6 + kron(*beside)/12).tocsr()
+    return diags(1/np.asarray(W.sum(1)).ravel()) @ W
 
+def _solve(W, im, m):
+    "Values `(c, removed)` of the pixels `m` of `im` `(c, h*w)`, each the mean of its neighbours"
+    from scipy.sparse import identity
+    from scipy.sparse.linalg import splu
+    system = identity(m.sum()) - W[m][:, m]
+    return splu(system.tocsc()).solve(W[m][:, ~m] @ im[:, ~m].T).T
+
+# %% ../nbs/07_faithfulness.ipynb #49b27f4d
 def fill_in(
     x:torch.Tensor, # images `(n, c, h, w)`
     removed:torch.Tensor, # bool `(n, h, w)`; something must be left of each image
     noise:float=.01, # standard deviation of what is added to filled-in pixels
     seed:int=0, # of the noise
 )->torch.Tensor: # `(n, c, h, w)`
-    "Replace the removed pixels by the weighted mean of their neighbours, all at once (noisy linear imputation of ROAD, arXiv 2202.00449)"
-    from scipy.sparse import identity
-    from scipy.sparse.linalg import splu
-    if removed.flatten(1).all(1).any(): raise ValueError('every pixel of an image is removed: nothing is left to fill it in from')
+    "Replace removed pixels by the weighted mean of their neighbours (ROAD, arXiv 2202.00449)"
+    if removed.flatten(1).all(1).any():
+        raise ValueError('every pixel of an image is removed: nothing is left to fill it in from')
     n, c, h, w = x.shape
-    W, out = _neighbours(h, w), x.detach().flatten(2).cpu().double().numpy()
-    for im,m in zip(out, removed.flatten(1).cpu().numpy()):                                  # (c, h*w), (h*w,)
-        if m.any(): im[:, m] = splu((identity(m.sum()) - W[m][:, m]).tocsc()).solve(W[m][:, ~m] @ im[:, ~m].T).T
+    W, out = _neighbours(h, w), x.detach().flatten(2).cpu().double().clone().numpy()
+    for im,m in zip(out, removed.flatten(1).cpu().numpy()):      # (c, h*w), (h*w,)
+        if m.any(): im[:, m] = _solve(W, im, m)
     out = torch.from_numpy(out).to(x).view_as(x)
-    return out + removed[:, None]*(noise*torch.randn(c, h, w, generator=torch.Generator().manual_seed(seed))).to(x)
+    grain = noise*torch.randn(c, h, w, generator=torch.Generator().manual_seed(seed))
+    return out + removed[:, None]*grain.to(x)
 
 # %% ../nbs/07_faithfulness.ipynb #2dda3981
 @dataclass(frozen=True, eq=False)
 class Road:
-    "Probability of the class after the most, and after the least important pixels are removed without a trace"
+    "Probability of the class after the most, and after the least important pixels are removed"
     fractions:tuple # shares of the pixels removed
     morf:torch.Tensor # `(n, len(fractions))`: most relevant first
     lerf:torch.Tensor # `(n, len(fractions))`: least relevant first
@@ -138,11 +155,14 @@ def road(
     fractions:tuple=(.1, .3, .5, .7, .9), # shares of the pixels to remove, above 0 and below 1
     seed:int=0, # of the order among equal pixels, and of the noise
 )->Road: # raises `ValueError` for maps of another size or fractions out of range
-    "Remove pixels in order of importance and fill them in from their neighbours (ROAD, arXiv 2202.00449)"
-    _check(maps, x)
-    if not fractions or not all(0<f<1 for f in fractions): raise ValueError(f'fractions must be above 0 and below 1, not {fractions}')
+    "Remove pixels in order of importance and fill them in (ROAD, arXiv 2202.00449)"
+    _same_size(maps, x)
+    if not fractions or not all(0<f<1 for f in fractions):
+        raise ValueError(f'fractions must be above 0 and below 1, not {fractions}')
     order, n = rank(maps, seed).view_as(maps), maps[0].numel()
-    def after(place): return torch.stack([_probs(model, fill_in(x, place<round(f*n), seed=seed), target) for f in fractions], 1)
+    def after(place):
+        images = (fill_in(x, place<round(f*n), seed=seed) for f in fractions)
+        return torch.stack([_probs(model, im, target) for im in images], 1)
     return Road(tuple(fractions), after(order), after(n-1-order))
 
 # %% ../nbs/07_faithfulness.ipynb #efa1cc63
@@ -152,27 +172,28 @@ class Drop:
     before:torch.Tensor # `(n,)` probability for the image
     after:torch.Tensor # `(n,)` probability for the image times its map
     @property
-    def drop(self): # `(n,)`, 0 to 1, lower is better
+    def drop(self): # `(n,)`, 0 to 1, lower is better; their mean is the average drop
         return (self.before-self.after).clamp_min(0)/self.before
     @property
-    def increase(self): # `(n,)` bool
+    def increase(self): # `(n,)` bool; their mean is the increase in confidence
         return self.after>self.before
 
 def average_drop(
     model:nn.Module, # any classifier
     x:torch.Tensor, # normalised images `(n, 3, h, w)`
-    maps:torch.Tensor, # `(n, h, w)`, as `CamResult.resized(h).maps[layer]`; its negative part counts as zero
+    maps:torch.Tensor, # `(n, h, w)`, as `CamResult.resized(h).maps[layer]`; below zero counts as zero
     target, # int or `(n,)`: the class that the maps explain
-)->Drop: # its `drop.mean()` is the average drop, its `increase` the increase in confidence; raises `ValueError` for maps of another size
+)->Drop: # raises `ValueError` for maps of another size
     "Multiply each image by its map, scaled to a maximum of 1 (arXiv 1710.11063)"
-    _check(maps, x)
+    _same_size(maps, x)
+    _no_nan(maps)
     v = maps.to(x).clamp_min(0)
     v = v/v.amax((1,2), keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
     return Drop(_probs(model, x, target), _probs(model, x*v[:, None], target))
 
 # %% ../nbs/07_faithfulness.ipynb #906cc5c4
 def _ranks(maps):
-    "Ranks `(n, h*w)` of the pixels, centred and of norm 1; nan where the map is constant"
+    "Ranks `(n, h*w)` of the pixels, centred and of norm 1; NaN where the map is constant"
     from scipy.stats import rankdata
     _no_nan(maps)
     r = torch.from_numpy(rankdata(maps.flatten(1).cpu().double().numpy(), axis=1))
@@ -182,59 +203,64 @@ def _ranks(maps):
 def spearman(
     a:torch.Tensor, # `(n, h, w)`
     b:torch.Tensor, # `(n, h, w)`
-)->torch.Tensor: # `(n,)`, -1 to 1; nan where a map is constant
+)->torch.Tensor: # `(n,)`, -1 to 1; NaN where a map is constant
     "Rank correlation of maps, pixel by pixel, equal pixels with their mean rank"
     return (_ranks(a)*_ranks(b)).sum(1)
 
-_STATISTICS = dict(running_mean=0., running_var=1., weight=1., bias=0.) # buffers that hold what was learnt, and what they are before
+# %% ../nbs/07_faithfulness.ipynb #963dcde2
+_UNTRAINED = dict(running_mean=0., running_var=1., weight=1., bias=0.) # learnt buffers, before training
 
 def _forget(modules):
-    "Everything of `modules` themselves as if never trained: drawn anew by `reset_parameters`, else noise of the same root mean square"
+    "Draw everything that `modules` themselves hold anew"
     kept = [(p, p._version) for m in modules for p in m.parameters(recurse=False)]
     for m in modules:
         for n,b in m.named_buffers(recurse=False):
-            if n in _STATISTICS: b.fill_(_STATISTICS[n])
+            if n in _UNTRAINED: b.fill_(_UNTRAINED[n])
         if hasattr(m, 'reset_parameters'): m.reset_parameters()
     with torch.no_grad():
-        for p,version in kept:
+        for p,version in kept:                     # the same version: it was not drawn anew
             if p._version==version: p.copy_(p.square().mean().sqrt()*torch.randn_like(p))
 
-def _stages(model, x):
-    "The children of `model`, name -> module, in the order in which a forward first runs them; of a wrapper those of what it wraps"
-    def learnt(m, path=''): return {path+n: c for n,c in m.named_children() if list(c.parameters())}
-    own, started, mine = learnt(model), {}, get_ident()
-    while len(own)==1:
-        (name, only), = own.items()
-        if not learnt(only): break
-        own = learnt(only, f'{name}.')
-    def note(name, m, args):
-        if get_ident()==mine: started.setdefault(name, len(started))
-    hooks = [c.register_forward_pre_hook(partial(note, n)) for n,c in own.items()]
-    try:
-        with visit(model) as visited, torch.no_grad(): visited(x[:1].clone())
-    finally:
-        for h in hooks: h.remove()
-    return dict(sorted(own.items(), key=lambda o: started.get(o[0], -1)))
+# %% ../nbs/07_faithfulness.ipynb #d05ba72d
+def _learning(m, path=''):
+    "The children of `m` that have parameters, name -> module"
+    return {path+n: c for n,c in m.named_children() if list(c.parameters())}
 
+def _stages(model, x):
+    "The stages of `model`, name -> module, in the order in which a forward first runs them"
+    stages, started = _learning(model), []
+    while len(stages)==1:
+        (name, only), = stages.items()
+        if not _learning(only): break
+        stages = _learning(only, f'{name}.')
+    def note(name, *_): started.append(name)
+    hooks = [m.register_forward_pre_hook(partial(note, n)) for n,m in stages.items()]
+    with visit(model) as visited, torch.no_grad(): visited(x[:1].clone())
+    for h in hooks: h.remove()
+    return {n: stages[n] for n in sorted(stages, key=lambda n: started.index(n) if n in started else -1)}
+
+# %% ../nbs/07_faithfulness.ipynb #117070e1
 def sanity_check(
     model:nn.Module, # any classifier; left as it is
     x:torch.Tensor, # normalised images `(n, 3, h, w)`
-    target=None, # as for `explain`, but a class or classes `(n,)`; `None`: what the trained model predicts
+    target=None, # a class, or classes `(n,)`; `None`: what the trained model predicts
     layers=None, # as for `explain`
     method:str='gradcam', # key in `METHODS`
     seed:int=0, # of the new weights
-)->dict: # stage of the model -> layer -> `(n,)`: likeness of the maps when this stage and all that run after it have forgotten; the first of them, last in the dict, with all else
-    "Cascading randomisation (arXiv 1810.03292): rank correlation of maps with those of a network that forgets from the top down"
+)->dict: # stage -> layer -> rank correlations `(n,)`, when this stage and all above it have forgotten
+    "Correlation of maps with those of a network that forgets from the top down (arXiv 1810.03292)"
     before = explain(model, x, target, layers, method)
-    if before.target is None or before.target.ndim>1: raise ValueError('target must be one class, or one for each image, so that there is one map of each')
+    if before.target is None or before.target.ndim>1:
+        raise ValueError('target must be one class, or one for each image, '
+                         'so that there is one map of each')
     forgetful, out = copy.deepcopy(model), {}
     stages = _stages(forgetful, x)
+    outside = set(forgetful.modules()).difference(*(s.modules() for s in stages.values()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for i,name in enumerate(reversed(stages)):
-            stage = set(stages[name].modules())
-            rest = set(forgetful.modules()).difference(*(s.modules() for s in stages.values())) if i==len(stages)-1 else set()
-            _forget([m for m in forgetful.modules() if m in stage | rest])
+        for name in reversed(stages):
+            top = set(stages[name].modules()) | (outside if name==next(iter(stages)) else set())
+            _forget([m for m in forgetful.modules() if m in top])
             after = explain(forgetful, x, before.target, list(before.maps), method)
             out[name] = {k: spearman(v, after.maps[k]) for k,v in before.maps.items()}
     return out
@@ -249,12 +275,13 @@ def plant(
     n, c, h, w = x.shape
     g = torch.Generator().manual_seed(seed)
     top, left = (torch.randint(s-side+1, (n, 1, 1), generator=g) for s in (h, w))
-    rows, cols = torch.arange(h)[:, None], torch.arange(w)
-    at = ((rows>=top) & (rows<top+side) & (cols>=left) & (cols<left+side)).to(x.device)      # (n, h, w)
-    checks = torch.where((rows+cols-top-left)%2==0, 2., -2.).to(x)                            # (n, h, w)
+    row, col = torch.arange(h)[:, None]-top, torch.arange(w)-left            # (n, h, 1), (n, 1, w)
+    at = ((row>=0) & (row<side) & (col>=0) & (col<side)).to(x.device)        # (n, h, w)
+    checks = torch.where((row+col)%2==0, 2., -2.).to(x)                      # (n, h, w)
     colour = torch.tensor([1., -1., 1.]).to(x)[:, None, None]
     return torch.where(at[:, None], checks[:, None]*colour, x), at
 
+# %% ../nbs/07_faithfulness.ipynb #f2a59414
 @dataclass(frozen=True, eq=False)
 class Planted:
     "A network that relies on a mark, and images of which one knows where the mark is"
@@ -262,7 +289,29 @@ class Planted:
     x:torch.Tensor # marked images `(n, 3, h, w)` that are called `target`, and are not without the mark
     at:torch.Tensor # bool `(n, h, w)`: where the mark is
     target:int # class that the mark means
-    shares:dict # share of all test images called `target`: `marked`, with the mark `moved` elsewhere, and with the mark `removed`
+    shares:dict # how many test images are called `target`: `marked`, `moved` (elsewhere), `removed`
+
+def _half_marked(x, y, target, batches, seed):
+    "Images and classes of each batch, the first half of it marked and called `target`"
+    for i,rows in enumerate(batches):
+        k = len(rows)//2
+        xb = torch.cat([plant(x[rows[:k]], seed+i)[0], x[rows[k:]]])
+        yb = torch.cat([torch.full_like(y[rows[:k]], target), y[rows[k:]]])
+        yield xb.contiguous(memory_format=torch.channels_last), yb
+
+def _train_epoch(net, opt, batches, half):
+    "One epoch of cross entropy"
+    net.train()
+    for xb,yb in batches:
+        opt.zero_grad()
+        with torch.autocast(xb.device.type, torch.bfloat16, enabled=half): z = net(xb)
+        nn.functional.cross_entropy(z.float(), yb).backward()
+        opt.step()
+
+def _called(net, x, target, bs):
+    "Which images the network calls `target`, bool `(n,)`"
+    with eval_mode(net), torch.no_grad(): preds = [net(b.clone()).argmax(1) for b in x.split(bs)]
+    return torch.cat(preds).cpu()==target
 
 # %% ../nbs/07_faithfulness.ipynb #282c4449
 def planted_cue(
@@ -272,35 +321,27 @@ def planted_cue(
     x_test:torch.Tensor, # other images, to mark and to explain
     y_test:torch.Tensor, # their classes
     target:int=0, # class that the mark shall mean
-    epochs:int=8, # at most this many passes
+    epochs:int=8, # at most this many
     lr:float=.01, # rate of SGD with momentum 0.9
     bs:int=100, # images a batch, half of them marked
     seed:int=0, # of order and places
-    reliance:float=.95, # share of marked images to be called `target`; of unmarked ones, at most one minus this
+    reliance:float=.95, # least share of marked images called `target`; of others, at most 1 minus this
     half:bool=False, # train in bfloat16 (autocast)
     progress:bool=True, # show a bar
 )->Planted: # raises `RuntimeError` if the network has not come to rely on the mark
     "Train a copy of a network until it relies on a planted mark"
     x, y, x_test = x[y!=target], y[y!=target], x_test[y_test!=target]
-    net, g = copy.deepcopy(model).requires_grad_(True).to(memory_format=torch.channels_last), torch.Generator().manual_seed(seed)
-    opt = torch.optim.SGD(net.parameters(), lr=lr, momentum=.9)
-    (marked, at), (moved, _) = plant(x_test, seed), plant(x_test, seed+1)
-    def called(z):
-        with eval_mode(net), torch.no_grad(): return torch.cat([net(b.clone()).argmax(1) for b in z.split(bs)]).cpu()==target
-    for epoch in tqdm(range(epochs), desc='planting', unit='epoch', leave=False, **{} if progress else dict(disable=True)):
-        net.train()
-        for i,rows in enumerate(torch.randperm(len(x), generator=g).split(bs)):
-            k = len(rows)//2
-            xb = torch.cat([plant(x[rows[:k]], seed+2+epoch*len(x)+i)[0], x[rows[k:]]]).contiguous(memory_format=torch.channels_last)
-            yb = torch.cat([torch.full_like(y[rows[:k]], target), y[rows[k:]]])
-            opt.zero_grad()
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=half): z = net(xb)
-            nn.functional.cross_entropy(z.float(), yb).backward()
-            opt.step()
-        saw = dict(marked=called(marked), moved=called(moved), removed=called(x_test))
-        shares = {k: v.double().mean().item() for k,v in saw.items()}
+    net = copy.deepcopy(model).requires_grad_(True).to(memory_format=torch.channels_last)
+    g, opt = torch.Generator().manual_seed(seed), torch.optim.SGD(net.parameters(), lr=lr, momentum=.9)
+    marked, at = plant(x_test, seed)
+    tests = dict(marked=marked, moved=plant(x_test, seed+1)[0], removed=x_test)
+    for epoch in progress_bar(range(epochs), desc='planting', unit='epoch', leave=False, show=progress):
+        batches = torch.randperm(len(x), generator=g).split(bs)
+        _train_epoch(net, opt, _half_marked(x, y, target, batches, seed+2+epoch*len(x)), half)
+        called = {k: _called(net, v, target, bs) for k,v in tests.items()}
+        shares = {k: v.double().mean().item() for k,v in called.items()}
         if min(shares['marked'], shares['moved'])>=reliance and shares['removed']<=1-reliance:
-            sure = (saw['marked'] & ~saw['removed']).to(x.device)
+            sure = (called['marked'] & ~called['removed']).to(x.device)
             return Planted(net.eval().requires_grad_(False), marked[sure], at[sure], target, shares)
     raise RuntimeError(f'after {epochs} epochs the network does not rely on the mark: {shares}')
 
@@ -310,20 +351,22 @@ def on_mark(
     at:torch.Tensor, # bool `(n, h, w)`: where the mark is
     margin:int=4, # pixels around the mark that count too; 4 is half a pixel of `layer4`
     seed:int=0, # of the order among equal pixels
-)->tuple: # `(hit, mass)`: bool `(n,)`, whether the highest pixel is on the mark (pointing game, arXiv 1608.00507); and `(n,)`, the share of the map's positive part that is
+)->tuple: # is the highest pixel on the mark, bool `(n,)`; and the share of the mass that is, `(n,)`
     "How much of a map is where it should be"
     near = nn.functional.max_pool2d(at[:, None].float(), 2*margin+1, 1, margin)[:, 0]
-    v, first = maps.clamp_min(0), rank(maps, seed).view_as(maps)==0
-    return (near*first).sum((1,2))>0, (near*v).sum((1,2))/v.sum((1,2)).clamp_min(torch.finfo(v.dtype).tiny)
+    highest = rank(maps, seed).view_as(maps)==0
+    positive = maps.clamp_min(0)
+    mass = positive.sum((1,2)).clamp_min(torch.finfo(positive.dtype).tiny)
+    return (near*highest).sum((1,2))>0, (near*positive).sum((1,2))/mass
 
 # %% ../nbs/07_faithfulness.ipynb #30a7c985
-MEASURES = dict(deletion=-1, insertion=1, road=1, drop=-1, increase=1, hit=1, mass=1) # 1: higher is better, -1: lower
+MEASURES = dict(deletion=-1, insertion=1, road=1, drop=-1, increase=1, hit=1, mass=1) # 1: the higher
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     "What methods scored at layers, image by image"
     values:dict # `(method, layer, measure)` -> float `(n, t)`: images, classes explained of each
-    agreement:dict # layer -> float `(methods, methods)`: mean rank correlation of their maps, nan where a method has none
+    agreement:dict # layer -> float `(methods, methods)`: mean rank correlation, NaN if there is none
     refused:dict # `(method, layer)` -> why there is no map
 
     @property
@@ -333,25 +376,70 @@ class Comparison:
     @property
     def measures(self): return list(dict.fromkeys(k for _,_,k in self.values))
 
-    def interval(self,
-        method:str, # of those compared
-        layer:str, # likewise
-        measure:str, # key in `MEASURES`
-        gain:bool=False, # of the gain over the best `random` map on the same images, positive if better, instead of the score itself
-    )->tuple: # mean, and the ends of its 95 % bootstrap interval over images
-        "Mean score, and how sure it is"
-        v, sign = self.values[method, layer, measure].mean(1), MEASURES[measure]
-        if gain: v = sign*v - max((sign*self.values['random', l, measure].mean(1) for l in self.layers), key=lambda r: r.mean())
-        again = v[torch.randint(len(v), (2000, len(v)), generator=torch.Generator().manual_seed(0))].mean(1)
-        return v.mean().item(), *again.quantile(torch.tensor([.025, .975]).to(v)).tolist()
-
     def _repr_markdown_(self):
-        rows = [['method', 'layer', *self.measures]]
-        rows.append(['--']*len(rows[0]))
-        for m in self.methods:
-            for l in self.layers:
-                if (m, l, self.measures[0]) in self.values: rows.append([m, l, *('{:.2f} ({:.2f}, {:.2f})'.format(*self.interval(m, l, k)) for k in self.measures)])
-        return '\n'.join('| ' + ' | '.join(r) + ' |' for r in rows)
+        def cell(*key): return '{:.2f} ({:.2f}, {:.2f})'.format(*self.interval(*key))
+        measured = dict.fromkeys((m, l) for m,l,_ in self.values)
+        rows = [[m, l, *(cell(m, l, k) for k in self.measures)] for m,l in measured]
+        return md_table(['method', 'layer', *self.measures], rows)
+
+# %% ../nbs/07_faithfulness.ipynb #073e50d7
+def _chance(comparison, measure):
+    "Scores `(n,)` of the random map that does best, higher is better"
+    sign, values = MEASURES[measure], comparison.values
+    scores = [sign*values['random', l, measure].mean(1) for l in comparison.layers]
+    return max(scores, key=lambda s: s.mean())
+
+@patch
+def interval(self:Comparison,
+    method:str, # of those compared
+    layer:str, # likewise
+    measure:str, # key in `MEASURES`
+    gain:bool=False, # of the gain over the best random map (positive if better), instead of the score
+)->tuple: # mean, and the ends of its 95 % bootstrap interval over images
+    "Mean score, and how sure it is"
+    v = self.values[method, layer, measure].mean(1)
+    if gain: v = MEASURES[measure]*v - _chance(self, measure)
+    draws = torch.randint(len(v), (2000, len(v)), generator=torch.Generator().manual_seed(0))
+    return v.mean().item(), *v[draws].mean(1).quantile(torch.tensor([.025, .975]).to(v)).tolist()
+
+# %% ../nbs/07_faithfulness.ipynb #16a2c371
+def _maps_at(model, x, t, layers, method, bs):
+    "Maps `(n, t, h, w)` of each layer, in the size of the images"
+    parts = [explain(model, xs, ts, layers, method, bs=bs).resized(x.shape[-2:]).maps
+             for xs,ts in zip(x.split(bs), t.split(bs))]
+    return {l: torch.cat([p[l] for p in parts]).float() for l in layers}
+
+def _maps_or_reasons(model, x, t, layers, method, bs):
+    "For each layer its name, and its maps or the `ValueError` that says why there are none"
+    try: maps = _maps_at(model, x, t, layers, method, bs)
+    except ValueError: maps = {}                                 # refused at some layer: which?
+    for l in layers:
+        try:
+            v = maps[l] if maps else _maps_at(model, x, t, [l], method, bs)[l]
+            _no_nan(v.flatten(0, 1))
+            yield l, v
+        except ValueError as e: yield l, e
+
+# %% ../nbs/07_faithfulness.ipynb #bc5f97f1
+def _on_mark(maps, target, at, margin):
+    "Measure -> scores `(n,)`, where the evidence is known"
+    return dict(zip(('hit', 'mass'), on_mark(maps, at, margin)))
+
+def _answers(maps, target, model, x, steps, fractions, half):
+    "Measure -> scores `(n,)`, as the network answers"
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        d = average_drop(model, x, maps, target)
+        return dict(deletion=deletion(model, x, maps, target, steps).auc,
+                    insertion=insertion(model, x, maps, target, steps).auc,
+                    road=road(model, x, maps, target, fractions).score, drop=d.drop, increase=d.increase)
+
+def _agreement(ranks, layer):
+    "Mean rank correlation `(methods, methods)` of the maps at a layer, NaN where one has none"
+    def alike(a, b):
+        if not {(a, layer), (b, layer)} <= ranks.keys(): return torch.nan
+        return (ranks[a,layer]*ranks[b,layer]).sum(1).nanmean().item()
+    names = list(dict.fromkeys(m for m,_ in ranks))
+    return torch.tensor([[alike(a, b) for b in names] for a in names])
 
 # %% ../nbs/07_faithfulness.ipynb #ce1d3f8d
 def compare_methods(
@@ -360,41 +448,57 @@ def compare_methods(
     target=None, # classes to explain, `(n,)` or `(n, t)`; `None`: the predicted ones
     layers=None, # as for `explain`
     methods=None, # keys in `METHODS`; `None`: all; `random` is always in
-    at:torch.Tensor=None, # bool `(n, h, w)`: where the evidence is known to be; then `hit` and `mass` are measured, and nothing else
+    at:torch.Tensor=None, # bool `(n, h, w)`: where the evidence is; then only `hit` and `mass`
     margin:int=4, # of `on_mark`
     steps:int=8, # of `deletion` and `insertion`
     fractions:tuple=(.2, .5, .8), # of `road`
-    half:bool=False, # let the network answer in bfloat16 while it is asked about changed images; maps are always computed in its own precision
+    half:bool=False, # ask the network about changed images in bfloat16; maps keep its own precision
     bs:int=64, # images that are explained at once
     progress:bool=True, # show a bar
 )->Comparison: # raises `ValueError` for an unknown method, or fewer than two images
     "Score every method at every layer that it does not refuse"
     for m in methods or (): choose(METHODS, m, 'method')
     if len(x)<2: raise ValueError('a comparison needs at least 2 images')
-    base, side, values, ranks, refused = explain(model, x, target, layers), x.shape[-2:], {}, {}, {}
+    base = explain(model, x, target, layers)
     if base.target is None: raise ValueError('target must be classes, (n,) or (n, t), not a function')
-    layers, t = list(base.maps), base.target.view(len(x), -1)
-    def maps_of(m, ls): # layer -> `(n, t, h, w)`
-        parts = [explain(model, xs, ts, ls, m, bs=bs).resized(side).maps for xs,ts in zip(x.split(bs), t.split(bs))]
-        return {l: torch.cat([p[l] for p in parts]).float() for l in ls}
-    def scores(maps, c):
-        if at is not None: return dict(zip(('hit', 'mass'), on_mark(maps, at, margin)))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            d = average_drop(model, x, maps, c)
-            return dict(deletion=deletion(model, x, maps, c, steps).auc, insertion=insertion(model, x, maps, c, steps).auc, road=road(model, x, maps, c, fractions).score, drop=d.drop, increase=d.increase)
-    bar = tqdm(list(dict.fromkeys([*(methods or METHODS), 'random'])), desc='comparing', unit='method', **{} if progress else dict(disable=True))
-    for m in bar:
-        bar.set_postfix(method=m)
-        try: maps = maps_of(m, layers)
-        except ValueError: maps = {}                                           # refused at some layer: which?
-        for l in layers:
-            try:
-                v = maps[l] if maps else maps_of(m, [l])[l]
-                _no_nan(v.flatten(0, 1))
-            except ValueError as e: refused[m,l] = str(e); continue
+    score = partial(_answers, model=model, x=x, steps=steps, fractions=fractions, half=half)
+    if at is not None: score = partial(_on_mark, at=at, margin=margin)
+    t, values, ranks, refused = base.target.view(len(x), -1), {}, {}, {}
+    names = dict.fromkeys([*(methods or METHODS), 'random'])
+    for m in progress_bar(names, desc='comparing', unit='method', show=progress):
+        for l,v in _maps_or_reasons(model, x, t, list(base.maps), m, bs):
+            if isinstance(v, ValueError): refused[m,l] = str(v); continue
             ranks[m,l] = _ranks(v.flatten(0, 1))
-            each = [scores(v[:,j], t[:,j]) for j in range(t.shape[1])]
+            each = [score(maps, c) for maps,c in zip(v.unbind(1), t.unbind(1))]
             for k in each[0]: values[m,l,k] = torch.stack([e[k].float().cpu() for e in each], 1)
-    names = list(dict.fromkeys(m for m,_ in ranks))
-    def alike(l): return [[(ranks[a,l]*ranks[b,l]).sum(1).nanmean().item() if {(a,l), (b,l)}<=ranks.keys() else torch.nan for b in names] for a in names]
-    return Comparison(values, {l: torch.tensor(alike(l)) for l in layers}, refused)
+    return Comparison(values, {l: _agreement(ranks, l) for l in base.maps}, refused)
+
+# %% ../nbs/07_faithfulness.ipynb #448f311c
+_DAMAGE = AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError # by other JSON
+
+def save_comparison(
+    path:str, # a JSON file
+    comparison:Comparison, # to write
+    **about, # what else is known, such as the number of images; anything JSON can hold
+): # raises `OSError` if it cannot be written
+    "Write a comparison"
+    def joined(d): return {'|'.join(k): v for k,v in d.items()}
+    def rows(v): return [[None if math.isnan(e) else round(e, 4) for e in r] for r in v.tolist()]
+    values = {k: [[round(e, 4) for e in r] for r in v.tolist()] for k,v in comparison.values.items()}
+    agreement = {k: rows(v) for k,v in comparison.agreement.items()}
+    d = dict(values=joined(values), refused=joined(comparison.refused), agreement=agreement)
+    write_file(path, json.dumps(about | d).encode())
+
+def load_comparison(
+    path:str # a file that `save_comparison` wrote
+)->tuple: # the `Comparison`, and a dict of what else is known
+    "Read a comparison; raises `FileNotFoundError`, or `ValueError` if the file is damaged"
+    if not Path(path).is_file(): raise FileNotFoundError(f'no comparison {str(path)!r}')
+    def split(d): return {tuple(k.split('|')): v for k,v in d.items()}
+    def rows(v): return torch.tensor([[math.nan if e is None else e for e in r] for r in v])
+    try:
+        d = json.loads(Path(path).read_text(encoding='utf-8'))
+        values, refused, agreement = (d.pop(k) for k in ('values', 'refused', 'agreement'))
+        values, agreement = split(values), {k: rows(v) for k,v in agreement.items()}
+        return Comparison({k: torch.tensor(v) for k,v in values.items()}, agreement, split(refused)), d
+    except _DAMAGE as e: raise ValueError(f'{path} is damaged: {type(e).__name__}: {e}') from None

@@ -19,6 +19,8 @@ from safetensors.torch import save
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from .core import choose, eval_mode, md_table, write_file
+
 # %% ../nbs/01_model.ipynb #f3d4cfff
 class Block(BasicBlock):
     "torchvision's `BasicBlock`, with dropout between its convolutions and nothing in place"
@@ -38,12 +40,12 @@ def resnet18(
     last_stride:int=2, # stride of `layer4`: 2 for 4x4 maps, 1 for 8x8
     bias:bool=True, # whether `fc` has one
     weights:str=None, # `None`: random; `'cifar10'`: the shipped ones; or a file, as for `load_weights`
-)->ResNet: # in training mode and float32; raises `ValueError` for an option out of range or weights that do not fit
+)->ResNet: # in training mode and float32; raises `ValueError` for options or weights that do not fit
     "ResNet-18 (arXiv 1512.03385) with a stem for 32x32 images, after `kuangliu/pytorch-cifar`"
-    if norm not in NORMS: raise ValueError(f'unknown norm {norm!r}; have {", ".join(NORMS)}')
+    norm_layer = choose(NORMS, norm, 'norm')
     if not 0<=dropout<1: raise ValueError(f'dropout must be from 0 to below 1, not {dropout}')
     if last_stride not in (1, 2): raise ValueError(f'last_stride must be 1 or 2, not {last_stride}')
-    m = ResNet(Block, [2, 2, 2, 2], num_classes=num_classes, norm_layer=NORMS[norm])
+    m = ResNet(Block, [2, 2, 2, 2], num_classes=num_classes, norm_layer=norm_layer)
     m.conv1, m.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     if not bias: m.fc = nn.Linear(m.fc.in_features, num_classes, bias=False)
     nn.init.kaiming_normal_(m.conv1.weight, mode='fan_out', nonlinearity='relu')
@@ -51,7 +53,8 @@ def resnet18(
     for o in m.modules():
         if isinstance(o, nn.ReLU): o.inplace = False
         if isinstance(o, Block): o.dropout = dropout
-    m.args = dict(num_classes=num_classes, norm=norm, dropout=dropout, last_stride=last_stride, bias=bias)
+    options = dict(norm=norm, dropout=dropout, last_stride=last_stride, bias=bias)
+    m.args = dict(num_classes=num_classes, **options)
     m.meta = load_weights(m, weights) if weights else {}
     return m
 
@@ -64,23 +67,22 @@ class Summary(list):
         yield from ((s.name, ' x '.join(map(str, s.shape)), f'{s.params:,}') for s in self)
         yield 'total', '', f'{sum(s.params for s in self):,}'
     def __repr__(self): return '\n'.join(f'{n:10} {s:>14} {p:>12}' for n,s,p in self._rows())
-    def _repr_markdown_(self):
-        return '\n'.join(['| stage | output | parameters |', '|:--|--:|--:|', *('| '+' | '.join(r)+' |' for r in self._rows())])
+    def _repr_markdown_(self): return md_table(['stage', 'output:', 'parameters:'], self._rows())
 
 def summary(
     model:nn.Module, # any model that takes images
     size:int=32, # height and width of the image it is shown
 )->Summary: # one `Stage` for each child that computes something
     "What each stage of `model` puts out, and how many parameters it has"
-    stages, modes = Summary(), {m: m.training for m in model.modules()}
-    def note(m, _, out, name): stages.append(Stage(name, tuple(out.shape[1:]), sum(p.numel() for p in m.parameters())))
-    hooks = [m.register_forward_hook(partial(note, name=n)) for n,m in model.named_children() if not isinstance(m, nn.Identity)]
-    p = next(model.parameters())
+    stages, p = Summary(), next(model.parameters())
+    def note(m, _, out, name):
+        stages.append(Stage(name, tuple(out.shape[1:]), sum(p.numel() for p in m.parameters())))
+    children = [(n, m) for n,m in model.named_children() if not isinstance(m, nn.Identity)]
+    hooks = [m.register_forward_hook(partial(note, name=n)) for n,m in children]
     try:
-        with torch.no_grad(): model.eval()(torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
+        with eval_mode(model), torch.no_grad(): model(torch.zeros(1, 3, size, size).to(p))
     finally:
         for h in hooks: h.remove()
-        for m,t in modes.items(): m.training = t
     return stages
 
 # %% ../nbs/01_model.ipynb #f0dd5d64
@@ -109,68 +111,96 @@ def save_weights(
     model:nn.Module, # a `resnet18`
     path:str, # file to write, replaced only when complete
     half:bool=False, # store float16: half the size
-    **meta, # what belongs to the weights: `classes`, `mean`, `std`, `recipe`, `data`, `accuracy`...; anything JSON can hold
+    **meta, # what belongs to the weights, such as `classes`, `mean` and `std`; anything JSON can hold
 )->Path: # the file
     "Write weights and what one must know to use them as safetensors"
-    path = Path(path)
     state = {k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}
     if half: state = {k: v.half() if v.is_floating_point() else v for k,v in state.items()}
     meta = dict(args=getattr(model, 'args', {}), **meta)
-    part = path.with_name(path.name+'.part')
-    part.write_bytes(_in_order(save(state, metadata={'format': 'pt', **{k: json.dumps(v) for k,v in meta.items()}})))
-    part.replace(path)
-    return path
+    texts = {'format': 'pt', **{k: json.dumps(v) for k,v in meta.items()}}
+    write_file(path, _in_order(save(state, metadata=texts)))
+    return Path(path)
 
-# %% ../nbs/01_model.ipynb #1526422f
+# %% ../nbs/01_model.ipynb #8e42c6d3
 STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
 ASSETS = files('cifar_cam')/'assets'
 SHIPPED = dict(cifar10=ASSETS/'resnet18-cifar10.safetensors')
 
 def _kuangliu(state):
-    "A `kuangliu/pytorch-cifar` checkpoint with torchvision's names, and the constants it was trained with"
-    state = {k.removeprefix('module.'): v for k,v in state.get('net', state.get('state_dict', state)).items()}
-    if other := [k for k,v in state.items() if not isinstance(v, torch.Tensor)]: raise ValueError(f'{other[0]} is no tensor')
-    meta = dict(mean=(.4914, .4822, .4465), std=(.2023, .1994, .2010)) if 'linear.weight' in state else {}
-    return {k.replace('.shortcut.', '.downsample.').replace('linear.', 'fc.'): v for k,v in state.items()}, meta
+    "A `kuangliu/pytorch-cifar` checkpoint with torchvision's names, and its normalising constants"
+    state = state.get('net', state.get('state_dict', state))
+    state = {k.removeprefix('module.'): v for k,v in state.items()}
+    for k,v in state.items():
+        if not isinstance(v, torch.Tensor): raise ValueError(f'{k} is no tensor')
+    theirs = dict(mean=(.4914, .4822, .4465), std=(.2023, .1994, .2010))
+    meta = theirs if 'linear.weight' in state else {}
+    def name(k): return k.replace('.shortcut.', '.downsample.').replace('linear.', 'fc.')
+    return {name(k): v for k,v in state.items()}, meta
+
+# %% ../nbs/01_model.ipynb #e8116a49
+def _is_list(v, good): return isinstance(v, list) and all(good(e) for e in v)
 
 def _check_meta(meta):
     "Refuse metadata that others would stumble over"
-    def numbers(v, low): return isinstance(v, list) and len(v)==3 and all(isinstance(e, (int, float)) and low<=e<=1 for e in v)
-    if 'classes' in meta and not (isinstance(meta['classes'], list) and all(isinstance(c, str) for c in meta['classes'])): raise ValueError('classes are no list of names')
+    if 'classes' in meta and not _is_list(meta['classes'], lambda c: isinstance(c, str)):
+        raise ValueError('classes are no list of names')
     for k,low in (('mean', 0), ('std', 1e-6)):
-        if meta.get(k) is not None and not numbers(meta[k], low): raise ValueError(f'{k} is no list of three numbers from {low} to 1')
-    return meta
+        v = meta.get(k)
+        if v is None: continue
+        if not _is_list(v, lambda e: isinstance(e, (int, float)) and low<=e<=1) or len(v)!=3:
+            raise ValueError(f'{k} is no list of three numbers from {low} to 1')
 
 def _check_tensors(state, size):
     "Refuse tensors that a file of `size` bytes cannot hold, or that are not finite"
     for k,t in state.items():
-        if t.layout!=torch.strided or not 0<t.numel()*t.element_size()<=size: raise ValueError(f'{k} is {tuple(t.shape)}, which a file of {size:,} bytes cannot hold')
+        if t.layout!=torch.strided or not 0<t.numel()*t.element_size()<=size:
+            raise ValueError(f'{k} is {tuple(t.shape)}, which a file of {size:,} bytes cannot hold')
         if not t.isfinite().all(): raise ValueError(f'{k} has values that are not finite')
+
+# %% ../nbs/01_model.ipynb #1526422f
+def _read(path):
+    "Tensors and metadata of a file, checked"
+    if path.suffix in ('.pt', '.pth'):
+        state, meta = _kuangliu(torch.load(path, map_location='cpu', weights_only=True))
+    else:
+        with safe_open(path, 'pt') as f:
+            texts = sorted((f.metadata() or {}).items())
+            meta = {k: json.loads(v) for k,v in texts if k!='format'}
+            _check_meta(meta)
+            state = {k: f.get_tensor(k) for k in f.keys()}
+    _check_tensors(state, path.stat().st_size)
+    return state, meta
 
 def read_weights(
     weights:str # a name in `SHIPPED`, a `.safetensors` file, or a `.pt`/`.pth` checkpoint
 )->tuple: # `(state, meta)`: name -> tensor, and the dict that was saved with them
-    "Tensors and metadata of a weights file; raises `FileNotFoundError`, or `ValueError` if it holds no weights"
+    "Tensors and metadata of a file; raises `FileNotFoundError`, or `ValueError` if it holds no weights"
     path = Path(SHIPPED.get(weights, weights))
-    if not path.is_file(): raise FileNotFoundError(f'no weights {str(weights)!r}: neither one of {", ".join(SHIPPED)} nor a file')
-    try:
-        if path.suffix in ('.pt', '.pth'): state, meta = _kuangliu(torch.load(path, map_location='cpu', weights_only=True))
-        else:
-            with safe_open(path, 'pt') as f:
-                meta = _check_meta({k: json.loads(v) for k,v in sorted((f.metadata() or {}).items()) if k!='format'})
-                state = {k: f.get_tensor(k) for k in f.keys()}
-        _check_tensors(state, path.stat().st_size)
-        return state, meta
+    if not path.is_file():
+        names = ', '.join(SHIPPED)
+        raise FileNotFoundError(f'no weights {str(weights)!r}: neither one of {names} nor a file')
+    try: return _read(path)
     except MemoryError: raise
-    except Exception as e: raise ValueError(f'{path} holds no weights that can be read: {type(e).__name__}: {e}') from None
+    except Exception as e:
+        raise ValueError(f'{path} holds no weights that can be read: {type(e).__name__}: {e}') from None
 
 # %% ../nbs/01_model.ipynb #f559fc55
+def _misfits(model, state):
+    "What keeps tensors from being the model's, in words"
+    have = {k: v.shape for k,v in model.state_dict().items()
+            if k in state or not k.endswith('num_batches_tracked')}
+    for k in have:
+        if k in state and state[k].shape!=have[k]:
+            yield f'{k} is {tuple(state[k].shape)}, the model has {tuple(have[k])}'
+    yield from (f'no {k}' for k in have if k not in state)
+    yield from (f'{k} is not in the model' for k in state if k not in have)
+
 def _check_fit(model, state, weights):
     "Refuse tensors that are not the model's"
-    have = {k: v.shape for k,v in model.state_dict().items() if not (k.endswith('num_batches_tracked') and k not in state)}
-    wrong = [f'{k} is {tuple(state[k].shape)}, the model has {tuple(have[k])}' for k in have if k in state and state[k].shape!=have[k]]
-    wrong += [f'no {k}' for k in have if k not in state] + [f'{k} is not in the model' for k in state if k not in have]
-    if wrong: raise ValueError(f'weights {str(weights)!r} do not fit ({len(wrong)} differences): ' + '; '.join(wrong[:3]))
+    wrong = list(_misfits(model, state))
+    if not wrong: return
+    few = '; '.join(wrong[:3])
+    raise ValueError(f'weights {str(weights)!r} do not fit ({len(wrong)} differences): {few}')
 
 def load_weights(
     model:nn.Module, # gets the weights, in its own precision
@@ -185,11 +215,13 @@ def load_weights(
 # %% ../nbs/01_model.ipynb #4e463106
 def load_model(
     weights:str='cifar10' # as for `read_weights`
-)->ResNet: # in evaluation mode; `.meta` holds the metadata; raises as `read_weights`, and `ValueError` if they are not of a `resnet18`
+)->ResNet: # in evaluation mode; `.meta` holds the metadata; raises `ValueError` if it is no `resnet18`
     "The network that a weights file was written from"
     state, meta = read_weights(weights)
-    outputs, classes = len(state['fc.weight']) if 'fc.weight' in state and state['fc.weight'].ndim else 0, meta.get('classes')
-    if classes and len(classes)!=outputs: raise ValueError(f'{weights} has {outputs} outputs, but names {len(classes)} classes')
+    head, classes = state.get('fc.weight', torch.tensor(0)), meta.get('classes')
+    outputs = len(head) if head.ndim else 0
+    if classes and len(classes)!=outputs:
+        raise ValueError(f'{weights} has {outputs} outputs, but names {len(classes)} classes')
     try:
         options = meta.get('args', {}) | dict(num_classes=outputs)
         with torch.device('meta'): _check_fit(resnet18(**options, weights=None), state, weights)

@@ -10,25 +10,27 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-# %% ../nbs/06_recipes.ipynb #e4cbaf3d
-MOST_EPOCHS = 1_000_000 # that a recipe may ask for
+from fastcore.basics import patch
 
+from .core import choose, md_table, write_file
+
+# %% ../nbs/06_recipes.ipynb #e4cbaf3d
 @dataclass(frozen=True)
 class Recipe:
-    "How to train: everything but the data; raises `ValueError` for values of another type or out of range"
+    "How to train: everything but the data; raises `ValueError` for values of another type or range"
     name:str # key in `RECIPES`
     about:str # what it is for, in a sentence
-    epochs:int # passes over the train split
+    epochs:int # how often the train split is seen
     bs:int=128 # images a batch
     lr:float=.1 # learning rate: the peak of a OneCycleLR, the start of other schedules
-    optimizer:str='SGD' # `'SGD'`, `'Adam'` or `'AdamW'` of `torch.optim`, or `'Muon'` of the train room
+    optimizer:str='SGD' # `'SGD'`, `'Adam'` or `'AdamW'` of `torch.optim`, or our `'Muon'`
     optimizer_args:dict=field(default_factory=dict) # its other arguments
-    schedule:str='OneCycleLR' # `'OneCycleLR'`, `'ReduceLROnPlateau'` or `'StepLR'` of `torch.optim.lr_scheduler`, or `'constant'`
+    schedule:str='OneCycleLR' # a class of `torch.optim.lr_scheduler`, or `'constant'`
     schedule_args:dict=field(default_factory=dict) # its other arguments
     label_smoothing:float=0. # 0 to below 1
     l1:float=0. # factor of the sum of absolute weights in the loss
     l2:float=0. # factor of the sum of the parameters' norms in the loss
-    sizes:tuple=() # `((start, width), ...)`: image width from a part of the run (0 to 1) on; empty: full size
+    sizes:tuple=() # `((start, width), ...)`: image width from a part of the run (0 to 1) on; empty: full
     augment:dict=field(default_factory=dict) # albumentations class name -> arguments
     mean:tuple=None # for normalising; `None`: CIFAR-10's own
     std:tuple=None # likewise
@@ -40,81 +42,143 @@ class Recipe:
     reported:float=None # accuracy on the official test split that its author reports
 
     def __post_init__(self):
-        for k in ('sizes', 'mean', 'std'):
-            if isinstance(v := getattr(self, k), list|tuple): object.__setattr__(self, k, tuple(tuple(o) if isinstance(o, list) else o for o in v))
-        for f in fields(self):
-            v, kind = getattr(self, f.name), int|float if f.type is float else f.type
-            if isinstance(v, bool) or not (isinstance(v, kind) or v is None is f.default): raise ValueError(f'{f.name} must be {f.type.__name__}, not {v!r}')
-        if any(not isinstance(s, tuple) or len(s)!=2 for s in self.sizes): raise ValueError(f'sizes must be ((start, width), ...), not {self.sizes}')
-        if self.epochs<1 or self.bs<1: raise ValueError(f'epochs and bs must be at least 1, not {self.epochs} and {self.bs}')
-        if self.epochs>MOST_EPOCHS: raise ValueError(f'epochs must be at most {MOST_EPOCHS:,}, not {self.epochs}')
-        if not self.lr>0: raise ValueError(f'lr must be above 0, not {self.lr}')
-        if not 0<=self.label_smoothing<1: raise ValueError(f'label_smoothing must be from 0 to below 1, not {self.label_smoothing}')
-        if not 0<=self.valid_pct<1: raise ValueError(f'valid_pct must be from 0 to below 1, not {self.valid_pct}')
-        for k in ('optimizer_args', 'schedule_args', 'augment', 'model_args'): object.__setattr__(self, k, json.loads(json.dumps(getattr(self, k))))
+        for k in ('sizes', 'mean', 'std'): object.__setattr__(self, k, _as_tuple(getattr(self, k)))
+        _check_types(self)
+        _check_ranges(self)
+        for k,v in vars(self).items():
+            if isinstance(v, dict): object.__setattr__(self, k, json.loads(json.dumps(v)))
 
-    def starts_from(self,
-        weights:str # name or file of weights, or `None`
-    ): # raises `ValueError` if there are none, but the recipe goes on from some
-        "Check that there is something to go on from"
-        if self.after and not weights: raise ValueError(f'recipe {self.name!r} goes on from weights that {self.after!r} has trained: name them, as in cifar-cam train --recipe {self.name} --weights FILE')
+# %% ../nbs/06_recipes.ipynb #d6e30d18
+MOST_EPOCHS = 1_000_000 # that a recipe may ask for
 
-    def _repr_markdown_(self):
-        rows = [f'| {f.name} | `{getattr(self, f.name)!r}` |' for f in fields(self)[2:]]
-        return '\n'.join([f'**{self.name}**: {self.about}', '', '| field | value |', '|:--|:--|', *rows])
+def _as_tuple(v):
+    "Lists as tuples, two levels deep"
+    if not isinstance(v, list|tuple): return v
+    return tuple(tuple(o) if isinstance(o, list) else o for o in v)
+
+def _check_types(recipe):
+    "Refuse a value that is not of its field's type"
+    for f in fields(recipe):
+        v, kind = getattr(recipe, f.name), int|float if f.type is float else f.type
+        if v is None is f.default: continue
+        if isinstance(v, bool) or not isinstance(v, kind):
+            raise ValueError(f'{f.name} must be {f.type.__name__}, not {v!r}')
+
+def _check_ranges(r):
+    "Refuse numbers that make no sense"
+    def need(good, what):
+        if not good: raise ValueError(what)
+    need(r.epochs>=1 and r.bs>=1, f'epochs and bs must be at least 1, not {r.epochs} and {r.bs}')
+    need(r.epochs<=MOST_EPOCHS, f'epochs must be at most {MOST_EPOCHS:,}, not {r.epochs}')
+    need(r.lr>0, f'lr must be above 0, not {r.lr}')
+    need(0<=r.label_smoothing<1, f'label_smoothing must be from 0 to below 1, not {r.label_smoothing}')
+    need(0<=r.valid_pct<1, f'valid_pct must be from 0 to below 1, not {r.valid_pct}')
+    pairs = all(isinstance(s, tuple) and len(s)==2 for s in r.sizes)
+    need(pairs, f'sizes must be ((start, width), ...), not {r.sizes}')
+
+# %% ../nbs/06_recipes.ipynb #8d5703c3
+@patch
+def starts_from(self:Recipe,
+    weights:str # name or file of weights, or `None`
+): # raises `ValueError` if there are none, but the recipe goes on from some
+    "Check that there is something to go on from"
+    if weights or not self.after: return
+    raise ValueError(f'recipe {self.name!r} goes on from weights that {self.after!r} has trained: '
+                     f'name them, as in cifar-cam train --recipe {self.name} --weights FILE')
+
+@patch
+def _repr_markdown_(self:Recipe):
+    rows = [[f.name, f'`{getattr(self, f.name)!r}`'] for f in fields(self)[2:]]
+    return f'**{self.name}**: {self.about}\n\n' + md_table(['field', 'value'], rows)
 
 # %% ../nbs/06_recipes.ipynb #26570bc1
-def _crop_flip(pad): return dict(PadIfNeeded=dict(min_height=32+2*pad, min_width=32+2*pad, border_mode=4), RandomCrop=dict(height=32, width=32), HorizontalFlip={})
-def _holes(n, low, high, p, fill='mean'): return dict(CoarseDropout=dict(num_holes_range=(n,n), hole_height_range=(low,high), hole_width_range=(low,high), fill=fill, p=p))
-def _rotate(limit): return dict(Rotate=dict(limit=(-limit,limit), border_mode=4, p=.5))
+def _pad_crop(pad, border_mode=4, **fill):
+    padded = dict(min_height=32+2*pad, min_width=32+2*pad, border_mode=border_mode, **fill)
+    return dict(PadIfNeeded=padded, RandomCrop=dict(height=32, width=32))
 
-CROP_FLIP = _crop_flip(2)
+def _holes(n, low, high, p, fill='mean'):
+    sides = dict(hole_height_range=(low,high), hole_width_range=(low,high))
+    return dict(CoarseDropout=dict(num_holes_range=(n,n), **sides, fill=fill, p=p))
+
+def _brightness(limit):
+    return dict(RandomBrightnessContrast=dict(brightness_limit=limit, contrast_limit=limit, p=.5))
+
+def _rotate(limit): return dict(Rotate=dict(limit=(-limit,limit), border_mode=4, p=.5))
+def _muon(lr): return dict(momentum=.8, sgd=dict(lr=lr, momentum=.9, weight_decay=5e-4))
+
+_FLIP = dict(HorizontalFlip={})
+CROP_FLIP = _pad_crop(2) | _FLIP
 _NESTEROV = dict(momentum=.9, nesterov=True, weight_decay=5e-4)
-_TRIANGLE = dict(pct_start=.2, anneal_strategy='linear', cycle_momentum=False, div_factor=10, final_div_factor=1000)
-_FAST = Recipe('fast', 'the most accuracy for 1.7 PFLOP: Muon, and small pictures first', epochs=20, bs=500, lr=.06, optimizer='Muon',
-               optimizer_args=dict(momentum=.8, sgd=dict(lr=.1, momentum=.9, weight_decay=5e-4)), schedule_args=_TRIANGLE, label_smoothing=.1,
-               sizes=((0., 16), (.45, 24), (.8, 32)), augment=_crop_flip(4)|_holes(1, 8, 8, .5), valid_pct=.02)
-_OURS = (
-    Recipe('demo', 'the bundled sample, in minutes on a CPU', epochs=12, bs=50, lr=.05, optimizer_args=_NESTEROV, schedule_args=_TRIANGLE,
-           label_smoothing=.1, sizes=((0., 16), (.7, 24), (.9, 32)), augment=CROP_FLIP),
-    _FAST,
-    replace(_FAST, name='best', about='a second cycle for what `fast` has trained', after='fast', epochs=12, lr=.03,
-            optimizer_args=dict(momentum=.8, sgd=dict(lr=.05, momentum=.9, weight_decay=5e-4)), schedule_args=_TRIANGLE|dict(pct_start=.1),
-            sizes=((0., 24), (.5, 32)), augment=_crop_flip(4)|_holes(1, 10, 10, .75)),
-)
+_TRIANGLE = dict(pct_start=.2, anneal_strategy='linear', cycle_momentum=False, div_factor=10,
+                 final_div_factor=1000)
+
+# %% ../nbs/06_recipes.ipynb #0932df54
+_DEMO = Recipe(
+    'demo', 'the bundled sample, in minutes on a CPU', epochs=12, bs=50, lr=.05,
+    optimizer_args=_NESTEROV, schedule_args=_TRIANGLE, label_smoothing=.1,
+    sizes=((0., 16), (.7, 24), (.9, 32)), augment=CROP_FLIP)
+_FAST = Recipe(
+    'fast', 'the most accuracy for 1.7 PFLOP: Muon, and small pictures first', epochs=20, bs=500, lr=.06,
+    optimizer='Muon', optimizer_args=_muon(.1), schedule_args=_TRIANGLE, label_smoothing=.1,
+    sizes=((0., 16), (.45, 24), (.8, 32)), valid_pct=.02,
+    augment=_pad_crop(4) | _FLIP | _holes(1, 8, 8, .5))
+_BEST = replace(
+    _FAST, name='best', about='a second cycle for what `fast` has trained', after='fast',
+    epochs=12, lr=.03,
+    optimizer_args=_muon(.05), schedule_args=_TRIANGLE | dict(pct_start=.1),
+    sizes=((0., 24), (.5, 32)), augment=_pad_crop(4) | _FLIP | _holes(1, 10, 10, .75))
 
 # %% ../nbs/06_recipes.ipynb #d2fab23f
 _HALVES = dict(mean=(.5,.5,.5), std=(.5,.5,.5))
-_STUDENTS = (
-    Recipe('eva5-s9', 'steps down every four epochs; rotation, brightness and two holes', epochs=40, bs=64, lr=.01,
-           optimizer_args=dict(momentum=.9, weight_decay=.005), schedule='StepLR', schedule_args=dict(step_size=4, gamma=.8),
-           augment=dict(HorizontalFlip={}, **_rotate(8), RandomBrightnessContrast=dict(brightness_limit=.05, contrast_limit=.05, p=.5), **_holes(2, 12, 12, .5, 0)),
-           mean=(.4919,.4827,.4472), std=(.2470,.2434,.2616), source='github.com/AkhilP9182/EVA5---Extensive-Vision-AI', reported=.9157),
-    Recipe('eva4-s9', 'one cycle; hue, rotation and a hole; L1 and L2 terms in the loss', epochs=35, bs=64, lr=.01, optimizer_args=dict(momentum=.9), l1=3e-6, l2=1e-3,
-           augment=dict(HueSaturationValue=dict(p=.25), HorizontalFlip={}, **_rotate(15), **_holes(1, 4, 16, .75)),
-           std=(.2023,.1994,.2010), source='github.com/uday96/EVA4-TSAI', reported=.9214),
-    Recipe('eva8-s7', 'batches of four at a constant rate', epochs=20, bs=4, lr=.001, optimizer_args=dict(momentum=.9), schedule='constant',
-           augment=dict(PadIfNeeded=dict(min_height=40, min_width=40, border_mode=0), RandomCrop=dict(height=32, width=32), **_holes(1, 16, 16, .5, 127)),
-           **_HALVES, source='github.com/gremlin97/EVA-8', reported=.86),
-    Recipe('eva-s9', 'a weight decay of 0.2', epochs=24, lr=.0005, optimizer_args=dict(momentum=.9, weight_decay=.2), schedule='StepLR',
-           schedule_args=dict(step_size=10, gamma=1/3), augment=dict(HorizontalFlip={}), **_HALVES, source='github.com/vedapragna/EVA_from_S9', reported=.8751),
-    Recipe('eva-s10', 'a rate from the range test, divided when the loss stops falling', epochs=25, bs=512, lr=.0832, optimizer_args=dict(momentum=.9, weight_decay=.002),
-           schedule='ReduceLROnPlateau', schedule_args=dict(patience=3, factor=.2), augment=dict(HorizontalFlip={}, **_holes(1, 4, 4, .3)),
-           **_HALVES, source='github.com/vedapragna/EVA_from_S9', reported=.8851),
-    Recipe('eva6-s8', 'layer normalisation and 8x8 maps at the end', epochs=40, lr=.025, optimizer_args=dict(momentum=.8),
-           schedule='ReduceLROnPlateau', schedule_args=dict(patience=4, factor=.1),
-           augment=dict(**_rotate(5), PadIfNeeded=dict(min_height=40, min_width=40, border_mode=0, fill='mean'), RandomCrop=dict(height=32, width=32), **_holes(1, 16, 16, .5)),
-           model_args=dict(norm='layer', last_stride=1, bias=False), source='github.com/anilbhatt1/Deep_Learning_EVA6_Phase1', reported=.881),
-)
-RECIPES = {r.name: r for r in _OURS+_STUDENTS}
+_EVA5_S9 = Recipe(
+    'eva5-s9', 'steps down every four epochs; rotation, brightness and two holes',
+    epochs=40, bs=64, lr=.01,
+    optimizer_args=dict(momentum=.9, weight_decay=.005),
+    schedule='StepLR', schedule_args=dict(step_size=4, gamma=.8),
+    augment=_FLIP | _rotate(8) | _brightness(.05) | _holes(2, 12, 12, .5, 0),
+    mean=(.4919,.4827,.4472), std=(.2470,.2434,.2616),
+    source='github.com/AkhilP9182/EVA5---Extensive-Vision-AI', reported=.9157)
+_EVA4_S9 = Recipe(
+    'eva4-s9', 'one cycle; hue, rotation and a hole; L1 and L2 terms in the loss',
+    epochs=35, bs=64, lr=.01,
+    optimizer_args=dict(momentum=.9), l1=3e-6, l2=1e-3,
+    augment=dict(HueSaturationValue=dict(p=.25)) | _FLIP | _rotate(15) | _holes(1, 4, 16, .75),
+    std=(.2023,.1994,.2010), source='github.com/uday96/EVA4-TSAI', reported=.9214)
+_EVA8_S7 = Recipe(
+    'eva8-s7', 'batches of four at a constant rate', epochs=20, bs=4, lr=.001,
+    optimizer_args=dict(momentum=.9), schedule='constant',
+    augment=_pad_crop(4, border_mode=0) | _holes(1, 16, 16, .5, 127),
+    **_HALVES, source='github.com/gremlin97/EVA-8', reported=.86)
+
+# %% ../nbs/06_recipes.ipynb #e60ec911
+_EVA_S9 = Recipe(
+    'eva-s9', 'a weight decay of 0.2', epochs=24, lr=.0005,
+    optimizer_args=dict(momentum=.9, weight_decay=.2),
+    schedule='StepLR', schedule_args=dict(step_size=10, gamma=1/3), augment=_FLIP,
+    **_HALVES, source='github.com/vedapragna/EVA_from_S9', reported=.8751)
+_EVA_S10 = Recipe(
+    'eva-s10', 'a rate from the range test, divided when the loss stops falling',
+    epochs=25, bs=512, lr=.0832, optimizer_args=dict(momentum=.9, weight_decay=.002),
+    schedule='ReduceLROnPlateau', schedule_args=dict(patience=3, factor=.2),
+    augment=_FLIP | _holes(1, 4, 4, .3),
+    **_HALVES, source='github.com/vedapragna/EVA_from_S9', reported=.8851)
+_EVA6_S8 = Recipe(
+    'eva6-s8', 'layer normalisation and 8x8 maps at the end', epochs=40, lr=.025,
+    optimizer_args=dict(momentum=.8),
+    schedule='ReduceLROnPlateau', schedule_args=dict(patience=4, factor=.1),
+    augment=_rotate(5) | _pad_crop(4, border_mode=0, fill='mean') | _holes(1, 16, 16, .5),
+    model_args=dict(norm='layer', last_stride=1, bias=False),
+    source='github.com/anilbhatt1/Deep_Learning_EVA6_Phase1', reported=.881)
+
+_ALL = _DEMO, _FAST, _BEST, _EVA5_S9, _EVA4_S9, _EVA8_S7, _EVA_S9, _EVA_S10, _EVA6_S8
+RECIPES = {r.name: r for r in _ALL}
 
 # %% ../nbs/06_recipes.ipynb #4610452b
 def get_recipe(
     name:str # key in `RECIPES`
 )->Recipe: # raises `ValueError` for an unknown name
     "The preset called `name`"
-    if name not in RECIPES: raise ValueError(f'unknown recipe {name!r}; have {", ".join(RECIPES)}')
-    return RECIPES[name]
+    return choose(RECIPES, name, 'recipe')
 
 # %% ../nbs/06_recipes.ipynb #edf6b6d9
 def save_recipe(
@@ -122,11 +186,11 @@ def save_recipe(
     path:str, # a JSON file
     **more, # what else belongs to the run
 ):
-    "Write a recipe, and what belongs to it, as JSON; raises `ValueError` if that has the name of a field"
-    if clash := more.keys() & asdict(recipe).keys(): raise ValueError(f'{", ".join(clash)}: a field of the recipe has this name')
-    part = Path(f'{path}.part')
-    part.write_text(json.dumps(asdict(recipe)|dict(more), indent=1))
-    part.replace(path)
+    "Write a recipe and `more` as JSON; raises `ValueError` if that has the name of a field"
+    d = asdict(recipe)
+    if clash := more.keys() & d.keys():
+        raise ValueError(f'{", ".join(clash)}: a field of the recipe has this name')
+    write_file(path, json.dumps(d | more, indent=1).encode())
 
 def load_recipe(
     path:str # as written by `save_recipe`
@@ -136,5 +200,7 @@ def load_recipe(
     names = {f.name for f in fields(Recipe)}
     try:
         d = json.loads(Path(path).read_text())
-        return Recipe(**{k: v for k,v in d.items() if k in names}), {k: v for k,v in d.items() if k not in names}
-    except (TypeError, ValueError, AttributeError) as e: raise ValueError(f'{path} is not a recipe: {e}') from None
+        mine, more = ({k: v for k,v in d.items() if (k in names)==own} for own in (True, False))
+        return Recipe(**mine), more
+    except (TypeError, ValueError, AttributeError) as e:
+        raise ValueError(f'{path} is not a recipe: {e}') from None
