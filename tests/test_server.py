@@ -217,6 +217,18 @@ def test_a_picture_of_ones_own_marks_no_other_and_a_large_one_is_refused(app):
     assert 'p.png has 60 MB; at most 20 are read' in app.caption.value
     assert '20 MB' in app.upload.description and re.search(r'\.widget-upload,[^{]*{ width: auto }', app_css())
 
+def test_an_error_that_is_no_refusal_is_raised_and_not_looked_for_layer_by_layer(app, monkeypatch):
+    from cifar_cam import explorer
+    class NoMap(ValueError): "Stands for the refusal"
+    asked = []
+    def broken(model, x, target, layers, method):
+        asked.append(layers)
+        raise ValueError('a mistake of ours')
+    monkeypatch.setattr(explorer, 'NoMap', NoMap)
+    monkeypatch.setattr(explorer, 'explain', broken)
+    with pytest.raises(ValueError, match='a mistake of ours'): app.explorer.view(0, method='eigencam')
+    assert asked==[app.explorer.layers]
+
 def test_a_model_of_other_classes_is_refused():
     from cifar_cam.data import CLASSES, load_images
     from cifar_cam.explorer import Explorer
