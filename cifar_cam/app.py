@@ -25,10 +25,11 @@ from IPython.display import Javascript
 from PIL import Image
 
 from .core import absolute_source
-from .data import SOURCES, load_images, load_picture
+from .data import load_images
 from .explorer import ORDER, SHOW, TARGETS, Explorer, NoMap
 from .gradcam import METHODS
 from .model import SHIPPED, load_model
+from .sources import SOURCES, load_picture
 
 # %% ../nbs/engine/app.ipynb #a0c51e08
 ASSETS = files('cifar_cam')/'assets'
@@ -42,7 +43,12 @@ def data_url(
     Image.fromarray(im).save(f, 'png')
     return f'data:image/png;base64,{base64.b64encode(f.getvalue()).decode()}'
 
-def img(im, alt): return f'<img src="{data_url(im)}" alt="{html.escape(alt)}">'
+def img(
+    im:np.ndarray, # uint8 `(h, w, 3)`
+    alt:str, # what it shows, for those who do not see it
+)->str: # HTML
+    "A picture as HTML"
+    return f'<img src="{data_url(im)}" alt="{html.escape(alt)}">'
 
 def bars(
     view, # a `View`

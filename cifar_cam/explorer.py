@@ -9,6 +9,7 @@ __all__ = ['NoMap', 'SHOW', 'ORDER', 'TARGETS', 'Subject', 'Explorer', 'View', '
 import base64, html, json
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from threading import RLock
@@ -314,9 +315,7 @@ def save_html(self:Explorer,
 @patch(as_prop=True)
 def app(self:Explorer)->object: # an `App`
     "The controls around this explorer, made when first asked for"
-    if self._app is None:
-        from cifar_cam.app import App
-        self._app = App(self)
+    if self._app is None: self._app = import_module('cifar_cam.app').App(self)
     return self._app
 
 @patch(as_prop=True)
