@@ -47,7 +47,7 @@ def test_static_page_steps_without_kernel_and_network(app, browser, tmp_path):
         before = caption()
         act()
         assert caption()!=before
-    assert 'seen as such' in caption() and said==[]
+    assert 'predicted correctly' in caption() and said==[]
 
 def free_port():
     with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
@@ -84,13 +84,13 @@ def steps(page, folder):
     page.get_by_role('button', name='play').wait_for()
     page.screenshot(path=folder/'difference.png', full_page=True)
     page.locator('.cc-app').get_by_text('confusion matrix:').click()
-    act(lambda: page.click('.cc-cell[title^="cat taken for dog"]'))
-    assert 'cat' in seen()[0] and 'seen as dog' in seen()[0] and page.inner_text('.cc-chip')=='cat taken for dog ×'
+    act(lambda: page.click('.cc-cell[title^="cat predicted as dog"]'))
+    assert 'cat' in seen()[0] and 'predicted as dog' in seen()[0] and page.inner_text('.cc-chip')=='cat predicted as dog ×'
     page.click('.cc-layer button:has-text("layer4")')
     for key in ('ArrowRight', 'ArrowUp', 't', 'ArrowDown', 'ArrowLeft'): act(lambda: page.keyboard.press(key))
     page.focus('.cc-index [role=slider]')
     act(lambda: page.keyboard.press('ArrowUp'))
-    assert 'large: layer3' in seen()[0] and contrast(page, '.cc-cell.mod-success')>4.5 and contrast(page, '.cc-cell.mod-warning')>4.5
+    assert 'large: layer3' in seen()[0] and contrast(page, '.cc-cell.cc-correct')>4.5 and contrast(page, '.cc-cell.cc-mistake')>4.5
     page.screenshot(path=folder/'cell.png', full_page=True)
     page.locator('.cc-app').get_by_text('colours, scale').click()
     photo = io.BytesIO()
@@ -123,7 +123,7 @@ def fits_a_phone(page):
     assert top('.cc-large img') < top('.cc-app button, .cc-app select, .cc-app input, .cc-app [role=slider]')
     page.locator('.cc-app').get_by_text('confusion matrix:').click()
     page.wait_for_timeout(500)
-    assert page.evaluate("[...document.querySelectorAll('.cc-app .widget-label, .cc-app .cc-cell, .cc-app .cc-upload')].filter(e => e.offsetParent && (e.scrollWidth > e.clientWidth + 1 || e.getBoundingClientRect().right > innerWidth)).map(e => e.innerText)")==[]
+    assert page.evaluate("[...document.querySelectorAll('.cc-app .widget-label, .cc-app .cc-cell, .cc-app .cc-matrix th, .cc-app .cc-upload')].filter(e => e.offsetParent && (e.scrollWidth > e.clientWidth + 1 || e.getBoundingClientRect().right > innerWidth)).map(e => e.innerText)")==[]
 
 @pytest.fixture
 def screenshots(request):
@@ -200,13 +200,28 @@ def test_a_thousand_moves_leave_memory_and_model_as_they_were():
     import psutil
     from cifar_cam.data import load_images
     from cifar_cam.explorer import TARGETS, Explorer
-    app, dice = Explorer(None, load_images('sample', 'test')[:60], keep=32), random.Random(0)
-    app.widget
-    moves = [lambda: app.next.click(), lambda: app._step(dice.randrange(60)), lambda: setattr(app.layer, 'value', dice.choice(app.layers)), lambda: setattr(app.target, 'value', dice.choice(TARGETS)),
-             lambda: setattr(app.show, 'value', dice.choice(['all', 'correct'])), lambda: setattr(app.method, 'value', dice.choice(['gradcam', 'layercam', 'hirescam'])), lambda: setattr(app.alpha, 'value', dice.random())]
+    explorer, dice = Explorer(None, load_images('sample', 'test')[:60], keep=32), random.Random(0)
+    app = explorer.app
+    moves = [lambda: app.next.click(), lambda: app.step(dice.randrange(60)), lambda: setattr(app.look['layer'], 'value', dice.choice(explorer.layers)), lambda: setattr(app.look['target'], 'value', dice.choice([*TARGETS])),
+             lambda: setattr(app.which['show'], 'value', dice.choice(['all', 'correct'])), lambda: setattr(app.look['method'], 'value', dice.choice(['gradcam', 'layercam', 'hirescam'])), lambda: setattr(app.look['alpha'], 'value', dice.random())]
     for i in range(1001):
         dice.choice(moves)()
         app.draw()
         if i==200: before = psutil.Process().memory_info().rss
     assert (psutil.Process().memory_info().rss-before)/2**20 < 50
-    assert len(app._kept)==32 and not [m for m in app.model.modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
+    assert len(explorer._kept)==32 and not [m for m in explorer.model.modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
+
+def test_a_hundred_classes_need_some_dozens_of_widgets_and_their_matrix_scrolls(browser):
+    import torch
+    from cifar_cam.data import ImageSet, load_images
+    from cifar_cam.explorer import Explorer
+    ims, net = load_images('sample', 'test')[:100], torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 100))
+    app = Explorer(net.eval(), ImageSet(ims.images, range(100), [f'class {i}' for i in range(100)]), layers=['0']).app
+    def count(w): return 1 + sum(map(count, getattr(w, 'children', ())))
+    assert count(app.widget)<60 and app.matrix.value.count('data-cell')==10_000
+    from cifar_cam.app import CSS
+    page = browser.new_page(viewport=dict(width=390, height=844))
+    page.set_content(f'<style>{CSS}</style><div class="cc-app"><div class="cc-matrix">{app.matrix.value}</div></div>')
+    assert page.evaluate('document.documentElement.scrollWidth <= innerWidth') and page.evaluate("(e => e.scrollWidth > e.clientWidth && e.scrollHeight > e.clientHeight)(document.querySelector('.cc-matrix'))")
+    assert page.evaluate("Math.min(...[...document.querySelectorAll('.cc-matrix td[data-cell]')].map(e => e.getBoundingClientRect().width))")>15
+    assert page.get_by_role('rowheader', name='class 7', exact=True).count()==1 and page.get_by_role('button', name=re.compile('class 7 predicted as class .*: 1')).count()==1

@@ -14,7 +14,7 @@ def server(tmp_path_factory):
     "`serve` for two pages, with a page that is one word, so that a kernel takes a second and not ten"
     pytest.importorskip('voila')
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
-    code = f'import cifar_cam.explorer as e; e.MOST_PAGES, e.GONE, e._code = 2, 3, lambda *_: "import ipywidgets\\nipywidgets.HTML(\'ready\')"; e.serve(port={port}, browser=False)'
+    code = f'import cifar_cam.app as e; e.MOST_PAGES, e.GONE, e._code = 2, 3, lambda *_: "import ipywidgets\\nipywidgets.HTML(\'ready\')"; e.serve(port={port}, browser=False)'
     with subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path_factory.mktemp('server'), stderr=subprocess.DEVNULL) as p:
         try:
             wait_until(lambda: not socket.socket().connect_ex(('127.0.0.1', port)))
@@ -80,7 +80,7 @@ def test_a_page_loaded_again_and_again_has_one_kernel_and_asks_nobody_else(serve
     assert left==[]
 
 def test_no_host_is_no_address(monkeypatch):
-    from cifar_cam.explorer import serve
+    from cifar_cam.app import serve
     def listens(*a, **kw): raise AssertionError('it would listen')
     monkeypatch.setattr(pytest.importorskip('voila.app').Voila, 'launch_instance', listens)
     with pytest.raises(ValueError, match='host must be an address'): serve(host='', browser=False)
@@ -94,12 +94,19 @@ def first():
 @pytest.fixture
 def app(first):
     from cifar_cam.explorer import Explorer
-    app = Explorer(first.model, first.ims)
-    app._logits = first.logits                                   # seen once for all tests
-    app.widget
-    return app
+    explorer = Explorer(first.model, first.ims)
+    explorer._logits = first.logits                              # seen once for all tests
+    return explorer.app
 
-def dim(app): return 'cc-dim' in app._widget._dom_classes
+def app_css():
+    from cifar_cam.app import CSS
+    return CSS
+
+def click(app, cell):
+    "What the browser does when a cell `(true, predicted)` is clicked"
+    app.clicked.value = ','.join(str(app.explorer.ims.classes.index(c)) for c in cell)
+
+def dim(app): return 'cc-dim' in app.widget._dom_classes
 
 def test_a_slow_method_gives_a_sign_shows_layers_as_they_come_and_is_broken_off(app, monkeypatch):
     import asyncio, threading
@@ -117,8 +124,8 @@ def test_a_slow_method_gives_a_sign_shows_layers_as_they_come_and_is_broken_off(
             await asyncio.sleep(.01)
         raise TimeoutError(app.caption.value)
     async def play():
-        before, c = app.picture.value, int(app.logits[app.at[app.index.value]].argmax())
-        app.method.value = 'scorecam'
+        before, c = app.picture.value, int(app.explorer.logits[app.at[app.index.value]].argmax())
+        app.look['method'].value = 'scorecam'
         await until(lambda: begun)
         assert dim(app) and 'scorecam: computing…' in app.caption.value and 'scorecam' in app.about.value and app.stop.layout.display==''
         assert begun==[(c, ['layer4'])] and app.picture.value==before
@@ -128,47 +135,48 @@ def test_a_slow_method_gives_a_sign_shows_layers_as_they_come_and_is_broken_off(
         assert 'still to come: layer3, layer2, layer1' in app.caption.value and 'layer3 …' in app.caption.value
         app.stop.click()
         gate.release(9)
-        await until(lambda: not app._worker.is_alive())
+        await until(lambda: not app.thread.is_alive())
         assert 'scorecam: stopped' in app.caption.value and app.stop.layout.display=='none'
-        assert list(app._kept_maps(app.ims.images[app.at[app.index.value]], c, 'scorecam'))==['layer4']  # broken off inside the second
+        assert list(app.explorer.kept(app.explorer.ims.images[app.at[app.index.value]], c, 'scorecam'))==['layer4']  # broken off inside the second
         while gate.acquire(blocking=False): pass
         begun.clear()
-        app._took['scorecam'] = 12.3
+        app.seconds['scorecam'] = 12.3
         app.next.click()
         await until(lambda: begun)
         assert 'scorecam: about 12 s' in app.caption.value
-        app.method.value = 'hirescam'                              # anything else that is chosen
+        app.look['method'].value = 'hirescam'                              # anything else that is chosen
         gate.release(9)
-        await until(lambda: 'hirescam' in app.about.value and not dim(app) and 'Explained' in app.caption.value and app._stop is None)
-        assert len(begun)==1 and not app.model._forward_pre_hooks
+        await until(lambda: 'hirescam' in app.about.value and not dim(app) and 'Explained' in app.caption.value and app.job is None)
+        assert len(begun)==1 and not app.explorer.model._forward_pre_hooks
         while gate.acquire(blocking=False): pass
         app.play.value = True
         assert app.play.description=='stop'
         app.play.value = False
         assert app.play.description=='play'
     asyncio.run(play())
-    assert not [m for m in app.model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert not [m for m in app.explorer.model.modules() if m._forward_hooks or m._forward_pre_hooks]
 
 def test_a_cell_of_the_matrix_is_marked_and_its_chip_takes_the_choice_back(app):
-    k = app.positions('mistakes')[0]
-    cell = app.ims.classes[app.ims.labels[k]], app.ims.classes[int(app.logits[k].argmax())]
-    marked = lambda: [k for k,w in app.cells.items() if 'cc-chosen' in w._dom_classes]
-    app.show.value = 'correct'
-    app.cells[cell].click()
-    assert (app.chip.description, app.chip.layout.display, marked()) == (f'{cell[0]} taken for {cell[1]} ×', '', [cell])
-    assert list(app.at)==list(app.positions('all', *cell)) and app.show.value=='all'
-    app.order.value = 'loss'
-    assert marked()==[cell] and sorted(app.at)==sorted(app.positions('all', *cell))
+    explorer = app.explorer
+    k, classes = explorer.positions('mistakes')[0], explorer.ims.classes
+    cell = classes[explorer.ims.labels[k]], classes[int(explorer.logits[k].argmax())]
+    marked = lambda: [(classes[int(t)], classes[int(p)]) for t,p in re.findall(r'data-cell="(\d+),(\d+)"', app.mark.value)]
+    app.which['show'].value = 'correct'
+    click(app, cell)
+    assert (app.chip.description, app.chip.layout.display, marked()) == (f'{cell[0]} predicted as {cell[1]} ×', '', [cell])
+    assert list(app.at)==list(explorer.positions('all', *cell)) and app.which['show'].value=='all'
+    app.which['order'].value = 'loss'
+    assert marked()==[cell] and sorted(app.at)==sorted(explorer.positions('all', *cell))
     app.chip.click()
     assert len(app.at)==120 and app.chip.layout.display=='none' and marked()==[]
 
 def test_a_number_is_gone_to_and_a_wrong_one_is_named(app):
-    here = lambda: app.ims.index[app.at[app.index.value]]
-    app.show.value = 'correct'
+    here = lambda: app.explorer.ims.index[app.at[app.index.value]]
+    app.which['show'].value = 'correct'
     among = len(app.at)
-    app.number.value = str(app.ims.index[app.at[30]])
+    app.number.value = str(app.explorer.ims.index[app.at[30]])
     assert (app.index.value, len(app.at))==(30, among) and 'not among' not in app.caption.value
-    wrong = app.ims.index[app.positions('mistakes')[0]]
+    wrong = app.explorer.ims.index[app.explorer.positions('mistakes')[0]]
     app.number.value = str(wrong)
     assert here()==wrong and len(app.at)==120 and f'Number {wrong} was not among the images chosen' in app.caption.value
     shown = app.picture.value
@@ -177,26 +185,27 @@ def test_a_number_is_gone_to_and_a_wrong_one_is_named(app):
         assert f'number must be a whole number from 0 to 119, not &#x27;{text}&#x27;' in app.caption.value and app.picture.value==shown
 
 def test_where_no_image_is_none_is_shown(app):
-    nobody = next(k for k,w in app.cells.items() if not w.description)
-    app.cells[nobody].click()
+    classes = app.explorer.ims.classes
+    nobody = next((t, p) for t in classes for p in classes if not len(app.explorer.positions(true=t, predicted=p)))
+    click(app, nobody)
     assert 'there is no such image' in app.caption.value and app.picture.value=='' and 'url' not in app.pictures.value
     app.next.click(); app.thumbs[0].click()
     app.chip.click()
     assert '<img' in app.picture.value and not dim(app)
 
 def test_opens_on_the_surest_mistake_and_a_difference_has_a_key(app):
-    probs, labels = app.logits.softmax(1), app.ims.labels
+    probs, labels = app.explorer.logits.softmax(1), app.explorer.ims.labels
     assert app.at[app.index.value]==max((i for i in range(120) if int(probs[i].argmax())!=labels[i]), key=lambda i: probs[i].max())
-    app.target.value = 'predicted − true'
-    assert app.alpha.disabled and app.cmap.disabled and 'red: more for' in app.about.value and 'blue: more for' in app.about.value
-    app.target.value = 'predicted'
-    assert not app.alpha.disabled and not app.cmap.disabled and 'red' not in app.about.value
+    app.look['target'].value = 'predicted − true'
+    assert app.look['alpha'].disabled and app.look['cmap'].disabled and 'red: more for' in app.about.value and 'blue: more for' in app.about.value
+    app.look['target'].value = 'predicted'
+    assert not app.look['alpha'].disabled and not app.look['cmap'].disabled and 'red' not in app.about.value
 
 def test_a_picture_of_ones_own_marks_no_other_and_a_large_one_is_refused(app):
     import io
     from datetime import datetime
     from PIL import Image
-    from cifar_cam.explorer import NEIGHBOURS
+    from cifar_cam.app import NEIGHBOURS
     f, middle = io.BytesIO(), app.thumbs[NEIGHBOURS]
     Image.new('RGB', (40, 40), 'red').save(f, 'png')
     def upload(content): app.upload.value = [dict(name='p.png', size=len(content), type='image/png', content=content, last_modified=datetime.now())]
@@ -206,11 +215,23 @@ def test_a_picture_of_ones_own_marks_no_other_and_a_large_one_is_refused(app):
     assert 'your picture' not in app.caption.value and 'cc-here' in middle._dom_classes
     upload(bytes(60_000_000))
     assert 'p.png has 60 MB; at most 20 are read' in app.caption.value
-    assert '20 MB' in app.upload.description and app.upload.layout.width=='auto'
+    assert '20 MB' in app.upload.description and re.search(r'\.widget-upload,[^{]*{ width: auto }', app_css())
+
+def test_an_error_that_is_no_refusal_is_raised_and_not_looked_for_layer_by_layer(app, monkeypatch):
+    from cifar_cam import explorer
+    class NoMap(ValueError): "Stands for the refusal"
+    asked = []
+    def broken(model, x, target, layers, method):
+        asked.append(layers)
+        raise ValueError('a mistake of ours')
+    monkeypatch.setattr(explorer, 'NoMap', NoMap)
+    monkeypatch.setattr(explorer, 'explain', broken)
+    with pytest.raises(ValueError, match='a mistake of ours'): app.explorer.view(0, method='eigencam')
+    assert asked==[app.explorer.layers]
 
 def test_a_model_of_other_classes_is_refused():
     from cifar_cam.data import CLASSES, load_images
-    from cifar_cam.explorer import Explorer, serve
+    from cifar_cam.explorer import Explorer
     from cifar_cam.model import resnet18
     ims = load_images('sample', 'test')[:4]
     def model(n, classes):

@@ -233,9 +233,9 @@ def test_names_cannot_break_out_of_pages(sample, tmp_path, tried):
     evil = '<img src=x onerror=alert(1)></script>'
     model = load_model()
     model.meta['classes'] = [evil, *CLASSES[1:]]
-    app = Explorer(model, replace(sample[:3], classes=model.meta['classes']))
-    assert evil not in app.page() and evil not in app.bars(app.view(0))
-    app.widget
+    explorer = Explorer(model, replace(sample[:3], classes=model.meta['classes']))
+    app = explorer.app
+    assert evil not in explorer.page() and evil not in app.probs.value and evil not in app.matrix.value
     assert evil not in app.caption.value
     tried('class name that is HTML, in the explorer', said='escaped')
     def upload(name, content, size=None): app.upload.value = [dict(name=name, size=size or len(content), type='image/png', content=content, last_modified=datetime.now())]
@@ -303,8 +303,7 @@ def test_mutated_files_of_a_run_and_uploads(sample, tmp_path, tried):
     dice, pages = random.Random(SEED), Path(__file__).parents[2]/'nbs'/'tutorials'
     pictures = [encoded(Image.fromarray(sample.images[0]), k) for k in ('png', 'jpeg', 'gif')]
     tiny = torch.nn.Sequential(OrderedDict(conv=torch.nn.Conv2d(3, 4, 3), relu=torch.nn.ReLU(), pool=torch.nn.AdaptiveAvgPool2d(1), flat=torch.nn.Flatten(), fc=torch.nn.Linear(4, 10))).eval()
-    app, now = Explorer(tiny, sample[:4], layers=['conv', 'relu']), datetime.now()
-    app.widget
+    app, now = Explorer(tiny, sample[:4], layers=['conv', 'relu']).app, datetime.now()
     explain_dataset(tiny, get_dl(sample[:4]), tmp_path/'maps', layers=['conv'], progress=False)
     learn = learner(epochs=1)
     save_checkpoint(tmp_path/'checkpoint.pt', learn)
