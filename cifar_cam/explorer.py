@@ -167,7 +167,7 @@ def _compute(self:Explorer, x, c, method, layers):
     "All layers at once if each of them has a map, else one by one"
     try: return explain(self.model, x, c, layers, method).maps
     except NoMap as e:
-        if len(layers)==1: return {layers[0]: NoMap(str(e))}
+        if len(layers)==1: return {layers[0]: NoMap(str(e))}    # of several: ask one by one
     return {k: v for l in layers for k,v in self._compute(x, c, method, [l]).items()}
 
 # %% ../nbs/05_explorer.ipynb #0be6a8d2
@@ -219,7 +219,7 @@ def view(self:Explorer,
     alpha:float=.5, # strength of the map, 0 to 1
     cmap:str='magma', # a matplotlib colour map
     shared:bool=False, # one scale for all layers, instead of one for each
-    among:list=None, # of which `layers` there are to be panels; no other is computed; `None`: all
+    among:list=None, # the layers to compute and to draw as panels, `layer` among them; `None`: all
 )->View: # raises `ValueError` for an unknown choice, and `NoMap` if there is no map to show
     "What there is to see of one image"
     layer, among = layer or self.layers[-1], self.layers if among is None else among
@@ -231,7 +231,8 @@ def view(self:Explorer,
     result = self._result(s, explained, method, among)
     if layer not in result.maps:
         raise NoMap(f'{method} has no map of {layer}, only of {", ".join(result.maps)}')
-    h, w, style = *s.image.shape[:2], (len(explained)>1, alpha, cmap)
+    h, w = s.image.shape[:2]
+    style = len(explained)>1, alpha, cmap
     panels = _drawn(s.image, _scaled(result, (h*ZOOM, w*ZOOM), shared), ZOOM, *style)
     large = {layer: _scaled(result, (h*2*ZOOM, w*2*ZOOM), shared)[layer]}
     top = {k: v.item() for k,v in result.top().items()}

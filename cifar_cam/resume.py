@@ -24,7 +24,7 @@ def batches_done(learn):
 def _state(learn):
     "Everything that the rest of a run depends on"
     for cb in learn.cbs:
-        if isinstance(cb, Rest) and cb.d: return cb.d                    # it has not gone on yet
+        if isinstance(cb, Rest) and cb.d: return cb.d    # just loaded: that is still the state
     done, metrics = batches_done(learn), learn.metrics
     sums = learn.accelerator.reduce(metrics.train.clone()) if done else 0
     return dict(
@@ -95,7 +95,7 @@ def _check_unchanged(path, d, learn):
 # %% ../nbs/engine/resume.ipynb #e9e36a64
 class Rest(Callback):
     "Begins in the middle of an epoch, where a checkpoint was saved"
-    order = MetricsCB.order+1
+    order = MetricsCB.order+1                                # which has set the sums to zero
     def __init__(self, d): self.d = d
     def before_epoch(self, learn):
         self.whole = learn.train_dl
@@ -159,7 +159,7 @@ class CheckpointCB(Callback):
     def _interrupt(self, *_):
         now = time.monotonic()
         if self.interrupted is None: self.interrupted = now
-        elif now-self.interrupted>1: raise KeyboardInterrupt    # sooner, it is the first one repeated
+        elif now-self.interrupted>1: raise KeyboardInterrupt    # a launcher repeats the first at once
 
     def after_batch(self, learn):
         save, stop = self._agree(learn)
@@ -187,7 +187,7 @@ class CheckpointCB(Callback):
         if acc.num_processes==1: return save, stop
         if not learn.training or learn.step%10 and acc.device.type!='cpu': return False, False
         mine = torch.tensor([save, stop], dtype=torch.float, device=acc.device)
-        return acc.reduce(mine).bool().tolist()
+        return acc.reduce(mine).bool().tolist()                           # true if it is anywhere
 
 # %% ../nbs/engine/resume.ipynb #2ffda32f
 class PatienceCB(Callback):

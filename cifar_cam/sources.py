@@ -25,10 +25,11 @@ from .core import progress_bar
 
 # %% ../nbs/engine/sources.ipynb #499d75a5
 SPLITS = ('train', 'test')
-SOURCES = ('sample', 'cifar10')                     # those that have a name; all others are paths
-SIDE = 32                                           # pixels of a CIFAR-10 image
+SOURCES = ('sample', 'cifar10')    # those that have a name; all others are paths
+SIDE = 32    # height and width of a CIFAR-10 image
 
-Loaded = namedtuple('Loaded', 'images labels classes index source')   # `classes` is None for CIFAR-10's
+# `classes`: names, or None for the ten of CIFAR-10; `index`: official positions, or None
+Loaded = namedtuple('Loaded', 'images labels classes index source')
 
 # %% ../nbs/engine/sources.ipynb #d1cbd5bc
 ASSETS = files('cifar_cam')/'assets'
@@ -74,8 +75,9 @@ def _walk(path):
     for d,dirs,names in os.walk(path, followlinks=True, onerror=_unreadable):
         real, up = os.path.realpath(d), above.get(os.path.dirname(d), ())
         above[d] = (*up, real)
-        dirs[:] = [] if real in up else [n for n in dirs if not _hidden(n)]
-        if real not in up: yield from _regular_files(d, names)
+        loop = real in up
+        dirs[:] = [] if loop else [n for n in dirs if not _hidden(n)]    # where `os.walk` goes next
+        if not loop: yield from _regular_files(d, names)
 
 def _regular_files(d, names):
     for p in (Path(d)/n for n in names if _counts(n)):
@@ -116,7 +118,7 @@ def _members(tar, path):
         _check_size(m.name, m.size)
         _check_size(path, total, 100*MOST_BYTES)
         if m.isfile(): yield m
-    tar.fileobj.seek(tar.offset)
+    tar.fileobj.seek(tar.offset)    # only zeros may follow; reading them checks the checksum
     while rest := tar.fileobj.read(1_000_000):
         if rest.strip(b'\0'):
             raise ValueError(f'{path} is damaged: what follows {total:,} bytes of files is none')
@@ -187,7 +189,7 @@ MOST_PIXELS = 25_000_000                            # of a picture, before it is
 FORMATS = 'PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'   # pillow knows more, some of which are programs
 
 def _white(im, x, tags):
-    "The number that is white; raises `ValueError` if nobody can know it"
+    "The value of full white: 1 for floats, else 255 or 65,535; raises `ValueError` if nobody can know it"
     low, high, bits = x.min(), x.max(), tags.get(258, (16,))[0]             # 258: bits per sample
     if im.mode=='F': most = 1
     else: most = 255 if bits==32 and high<256 else 2**min(bits, 16)-1       # 32 may hold 8 or 16
@@ -255,7 +257,8 @@ def _place(name):
     parts = _parts(name)
     at = [i for i,p in enumerate(parts[:-2]) if p in SPLITS]
     if not at: return None
-    i = len(parts)-3 if len(parts)-3 in at else at[0]
+    last = len(parts)-3                   # a/train/cat/1.png; deeper files, as train/cat/old/1.png: the first
+    i = last if last in at else at[0]
     return parts[i], parts[i+1], '/'.join(parts[i+2:])
 
 def _sorted_files(files, split):
@@ -288,7 +291,8 @@ def _read_folders(files, split, size, desc):
     return Loaded(np.stack([ims[i] for i in order]), labels, classes, None, '')
 
 # %% ../nbs/engine/sources.ipynb #faf6e4be
-READING = 3
+READING = 3    # one more whenever the same files give other images than before
+# what damaged tar and npz files raise
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, LZMAError, zlib.error, pickle.UnpicklingError,
           TokenError, SyntaxError, EOFError, LookupError, OverflowError, UnicodeError, struct.error)
 
