@@ -57,7 +57,7 @@ def _make_arrays(out, kept, n):
                       f'{e.strerror}') from None
     os.replace(out/'done.part.npy', out/'done.npy')
 
-# %% ../nbs/engine/atlas.ipynb #73b9a212
+# %% ../nbs/engine/atlas.ipynb #5a9f9da7
 def _wait(seen, wanted, out):
     "Wait until `seen()` is `wanted`, as long as it changes; raises `RuntimeError` if it does not"
     last, since = seen(), time.monotonic()
@@ -65,8 +65,8 @@ def _wait(seen, wanted, out):
         time.sleep(.1)
         if (now := seen())!=last: last, since = now, time.monotonic()
         if time.monotonic()-since>PATIENCE:
-            raise RuntimeError(f'{out}: nothing has come from the other processes for {PATIENCE} seconds; '
-                               'what is done is kept, and a new call goes on')
+            raise RuntimeError(f'{out}: nothing has come from the other processes for {PATIENCE} '
+                               'seconds; what is done is kept, and a new call goes on')
 
 def _open_arrays(out, kept, n):
     "The files, open for writing in all processes"
@@ -93,7 +93,7 @@ def _start(out, plan):
         raise ValueError(f'{out} holds the maps of something else (another network, method, target, '
                          'layers or images): choose another folder')
 
-# %% ../nbs/engine/atlas.ipynb #dfcd8a99
+# %% ../nbs/engine/atlas.ipynb #7f5876e7
 def explain_dataset(
     model, # any classifier
     loader, # yields normalised images and labels, always in the same order; has a `dataset`
@@ -109,24 +109,26 @@ def explain_dataset(
     out, n, first = Path(out), len(loader.dataset), next(iter(loader), None)
     if first is None: raise ValueError('nothing to explain: the loader is empty')
     layers = [layers] if isinstance(layers, str) else list(layers)
-    _start(out, dict(images=n, target=target, layers=layers, method=method, print=_checksum(model, first)))
-    def maps_of(x, y): return _explain_batch(model, x, y, target, layers, method)
-    seen = _fill(out, n, progress_bar(loader, show=progress and is_main(), desc='explaining', unit='batch'),
-                 maps_of, next(model.parameters()).device)
+    check = _checksum(model, first)
+    _start(out, dict(images=n, target=target, layers=layers, method=method, print=check))
+    device, show = next(model.parameters()).device, progress and is_main()
+    def maps_of(x, y):
+        return _explain_batch(model, x.to(device), y.to(device), target, layers, method)
+    seen = _fill(out, n, progress_bar(loader, show=show, desc='explaining', unit='batch'), maps_of)
     if seen!=n: raise ValueError(f'the loader yields {seen:,} of the {n:,} images in its dataset')
     _wait(lambda: _done(out), n, out)                    # none leaves before all are done
     return out
 
 def _done(out): return int(np.load(out/'done.npy', mmap_mode='r').sum())
 
-def _fill(out, n, batches, maps_of, device):
+def _fill(out, n, batches, maps_of):
     "Explain the batches that are this process's, and not done yet; returns how many images came"
     arrays, end = {}, 0
     for i,(x,y) in enumerate(batches):
         here, end = slice(end, end+len(x)), end+len(x)
         if i%world_size()!=rank(): continue
         if (out/'done.npy').exists() and np.load(out/'done.npy', mmap_mode='r')[here].all(): continue
-        kept = maps_of(x.to(device), y.to(device))
+        kept = maps_of(x, y)
         arrays = arrays or _open_arrays(out, kept, n)
         for k,v in kept.items():
             arrays[k][here] = v
@@ -135,7 +137,7 @@ def _fill(out, n, batches, maps_of, device):
         arrays['done'].flush()
     return end
 
-# %% ../nbs/engine/atlas.ipynb #e15cebd8
+# %% ../nbs/engine/atlas.ipynb #9f3d8e18
 def _read_plan(folder):
     "Layers and method of a folder of maps, and how many images are done, of how many"
     note = folder/'plan.json'
@@ -145,7 +147,8 @@ def _read_plan(folder):
         kinds = dict(images=int, layers=list, method=str)
         if not isinstance(plan, dict) or not all(isinstance(plan.get(k), t) for k,t in kinds.items()):
             raise ValueError('plan.json is no plan')
-        if not all(isinstance(k, str) for k in plan['layers']): raise ValueError('layers without names')
+        if not all(isinstance(k, str) for k in plan['layers']):
+            raise ValueError('plan.json has layers without names')
         done = _done(folder) if (folder/'done.npy').exists() else 0
     return plan['layers'], plan['method'], done, plan['images']
 
@@ -159,7 +162,7 @@ def _read_array(path, kind, i):
 def load_maps(
     folder:str, # as written by `explain_dataset`
     i=slice(None), # which images: positions, a slice or a mask; only these are read
-)->CamResult: # raises `FileNotFoundError`, `ValueError` for damaged files, `IndexError` for wrong positions
+)->CamResult: # raises `FileNotFoundError`, or `ValueError` if they are damaged or not complete
     "Maps from disk"
     folder = Path(folder)
     layers, method, done, n = _read_plan(folder)

@@ -93,7 +93,7 @@ def _check_resume(run, **given):
 
 # %% ../nbs/09_cli.ipynb #30c0490d
 def train(
-    data:str=None, # 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive (default: sample)
+    data:str=None, # 'sample' (bundled, default), 'cifar10' (downloaded), or a folder or .tar archive
     recipe:str=None, # training recipe, a name in RECIPES (default: demo)
     weights:str=None, # start from these weights, 'cifar10' (shipped) or a file (default: random ones)
     resume:str=None, # go on with the run in this folder, by its own recipe, data and weights
@@ -105,8 +105,9 @@ def train(
     dry_run:bool=False, # only say what the run would be, and about how long it would take here
 ):
     "Train by a recipe, saving every epoch and every few minutes."
-    if resume is not None: _check_resume(resume, data=data, recipe=recipe, weights=weights, epochs=epochs,
-                                         seed=seed, out=out, dry_run=dry_run or None)
+    if resume is not None:
+        _check_resume(resume, data=data, recipe=recipe, weights=weights, epochs=epochs, seed=seed,
+                      out=out, dry_run=dry_run or None)
     from cifar_cam.runs import plan_run, run_folder, train_run
     more = dict(tensorboard=tensorboard, num_workers=workers)
     if resume: return _print_trained(train_run(Path(resume), **more))
@@ -305,7 +306,7 @@ def main(
     argv:list=None # arguments; `None`: those of the process
 )->int: # exit code: 0 done, 1 failed, 2 asked wrongly, 130 interrupted
     "The command `cifar-cam`"
-    for s in (sys.stdout, sys.stderr):                           # a sign that a terminal lacks loses no result
+    for s in (sys.stdout, sys.stderr):                # a sign that a terminal lacks loses no result
         if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')
     try:
         code = _run(sys.argv[1:] if argv is None else list(argv))

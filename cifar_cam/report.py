@@ -69,10 +69,10 @@ def correct(ims, ev, k=10):
     order = ev.probs[right].amax(1).argsort(descending=True, stable=True)
     return show_predictions(ims, ev, right[order][:k].numpy()) if len(right) else None
 
-# %% ../nbs/08_report.ipynb #d8eca3b5
+# %% ../nbs/08_report.ipynb #f245f953
 BIG, SMALL = 256, 128 # pixels of the pictures on a card
 
-Panel = namedtuple('Panel', 'layer about top pixels') # `top`: highest value of the map, 0 if it is constant
+Panel = namedtuple('Panel', 'layer about top pixels') # `top`: highest value, 0 if the map is constant
 
 def enlarged(im, size):
     "An image in square pixels"
@@ -142,7 +142,7 @@ def render(
     page = env.from_string(template) if template else env.get_template('report.html')
     return page.render(draw=draw, **what)
 
-# %% ../nbs/08_report.ipynb #86edab2d
+# %% ../nbs/08_report.ipynb #94ed62d4
 def _training(run):
     "What the template tells of how a run was trained; `None` if it was not trained here"
     if not (run/'history.json').is_file(): return None
@@ -174,8 +174,8 @@ def write_report(
     (m, ims, ev), model = read_run(run), load_model(run/'model.safetensors')
     figures.mkdir(exist_ok=True)
     recipe = (model.meta.get('recipe') or {}).get('name') or 'not known'
-    page = render(figures, template, run=run.resolve().name, date=time.strftime('%d %B %Y'), recipe=recipe,
-                  m=m, ims=ims, ev=ev, trained=_training(run), k=mistakes,
+    page = render(figures, template, run=run.resolve().name, date=time.strftime('%d %B %Y'),
+                  recipe=recipe, m=m, ims=ims, ev=ev, trained=_training(run), k=mistakes,
                   cards=cards(ims, ev, model, mistakes))
     write_file(run/'report.html', page.encode())
     if (run/'tensorboard').is_dir(): _to_tensorboard(run)
@@ -207,8 +207,10 @@ def explain_picture(
     model = load_model(weights)
     names = class_names(model)
     target = [[class_position(c, names) for c in classes]] if classes else None
-    r = explain(model, normalize(im[None], **norm_stats(model.meta)), target, layers or STAGES, method)
-    fig = _beside(im if photo is None else photo, im, r, names, f'{name}: {method}' if name else method)
+    x = normalize(im[None], **norm_stats(model.meta))
+    r = explain(model, x, target, layers or STAGES, method)
+    title = f'{name}: {method}' if name else method
+    fig = _beside(im if photo is None else photo, im, r, names, title)
     top = r.logits.softmax(1)[0].sort(descending=True)
     return fig, [(names[i], p) for i,p in zip(top.indices[:3].tolist(), top.values.tolist())]
 
