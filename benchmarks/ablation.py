@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from cifar_cam.data import load_images
 from cifar_cam.recipes import get_recipe
-from cifar_cam.report import make_learner, run_cost
+from cifar_cam.runs import make_learner, run_cost
 from cifar_cam.train import ProgressCB, evaluate
 
 FAST, DEMO, SIZES, WIDTH = get_recipe('fast'), get_recipe('demo'), ((0., 16), (.75, 24)), 24

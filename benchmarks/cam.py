@@ -20,7 +20,7 @@ from cifar_cam.data import load_images, normalize
 from cifar_cam.export import fold
 from cifar_cam.gradcam import explain
 from cifar_cam.model import STAGES, load_model
-from cifar_cam.report import machine
+from cifar_cam.runs import machine
 
 def ours(model, x, both=False, method='gradcam', layers=STAGES):
     if not both: return explain(model, x, None, layers, method).maps

@@ -14,7 +14,7 @@ import torch
 from playwright.sync_api import sync_playwright
 from tqdm.auto import tqdm
 
-from cifar_cam.report import machine
+from cifar_cam.runs import machine
 
 CLICK = '''async what => {
     const large = document.querySelector('.cc-large'), start = performance.now()

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from cifar_cam.data import CIFAR_MEAN, CIFAR_STD, DataLoaders, get_dl, get_dls, load_images
 from cifar_cam.model import resnet18
 from cifar_cam.recipes import CROP_FLIP, get_recipe
-from cifar_cam.report import machine
-from cifar_cam.train import Callback, Learner, TimeCB, evaluate
+from cifar_cam.runs import TimeCB, machine
+from cifar_cam.train import Callback, Learner, evaluate
 
 BS = 128
 RECIPE = replace(get_recipe('demo'), name='bench', epochs=10_000, bs=BS, sizes=(), augment=CROP_FLIP, valid_pct=0.)

@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'run', 'train', 'evaluate', 'explain', 'explore', 'report', 'faithfulness', 'main']
 
 # %% ../nbs/09_cli.ipynb #10a687e8
-import multiprocessing, os, shlex, signal, sys, threading, warnings
+import json, multiprocessing, os, shlex, signal, sys, threading, warnings
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,62 +17,87 @@ from tqdm import tqdm
 from . import __version__
 from .recipes import RECIPES
 
-# %% ../nbs/09_cli.ipynb #8c5e1f1b
+# %% ../nbs/09_cli.ipynb #7fe2a4b7
 def _recipe(name, seed, epochs, weights=None):
-    from cifar_cam.recipes import get_recipe
-    change = dict(seed=seed, epochs=epochs)
-    recipe = replace(get_recipe(name), **{k: v for k,v in change.items() if v is not None})
+    "The recipe called `name`, with other seed and epochs if they are given"
+    from cifar_cam.core import choose
+    given = {k: v for k,v in dict(seed=seed, epochs=epochs).items() if v is not None}
+    recipe = replace(choose(RECIPES, name, 'recipe'), **given)
     recipe.starts_from(weights)
     return recipe
 
-def _foretell(recipe, plan):
-    for f in fields(recipe): print(f'{f.name:15} {getattr(recipe, f.name)}')
-    print(f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["trained_on"]}), {plan["pflop"]:.3g} PFLOP, '
-          f'about {tqdm.format_interval(plan["seconds"])} on {plan["hardware"]} (timed in a few steps)')
-
 def _list(text): return text and [t.strip() for t in text.split(',') if t.strip()]
 
-def _trained(weights):
-    from cifar_cam.model import read_weights
-    if not _main(): return
-    last = read_weights(weights)[1]['trained']
-    print(f'weights  {weights}')
-    if last['valid_accuracy'] is not None: print(f'accuracy {last["valid_accuracy"]:.1%} on the images held out of the train split, after epoch {last["epoch"]}')
-    print(f'next     cifar-cam report {shlex.quote(str(weights.parent))}')
-
-def _tell(metrics):
-    print(f'accuracy {metrics["accuracy"]:.2%} ± {metrics["plus_minus"]:.2%} on {metrics["images"]:,} {metrics["split"]} images ({metrics["source"]}), {metrics["mistakes"]} mistakes')
+def _accuracy(m, split, more=''):
+    "A sentence on what was measured"
+    return (f'accuracy {m["accuracy"]:.2%} ± {m["plus_minus"]:.2%}{more} '
+            f'on {m["images"]:,} {split} images ({m["source"]})')
 
 # %% ../nbs/09_cli.ipynb #00d8dbf9
 def run(
-    data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
+    data:str='sample', # 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
     recipe:str='demo', # training recipe, a name in RECIPES
     weights:str=None, # skip training and use these weights: 'cifar10' (shipped) or a file
     mistakes:int=25, # how many mistakes to explain, at least 1
-    epochs:int=None, # passes over the data, instead of the recipe's
+    epochs:int=None, # number of epochs, instead of the recipe's
     seed:int=None, # seed, instead of the recipe's
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
     tensorboard:bool=False, # also write TensorBoard events
 ):
     "Train, evaluate, find the mistakes, explain them, and write a report."
-    from cifar_cam.data import load_images
-    from cifar_cam.report import evaluate_run, run_folder, train_run, write_report
-    if int(os.environ.get('WORLD_SIZE', 1))>1: raise ValueError('run works in one process: use train, then evaluate and report')
-    if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
+    from cifar_cam.report import write_report
+    from cifar_cam.runs import evaluate_run, run_folder, train_run
+    _check_run(data, mistakes)
     r = _recipe(recipe, seed, epochs)
-    load_images(data, 'test')                                                    # what is missing is said before the training
     with run_folder(r.name if weights is None else Path(weights).stem, out) as folder:
         if weights is None: train_run(folder, r, data, tensorboard)
-        _tell(evaluate_run(folder, data, weights))
+        m = evaluate_run(folder, data, weights)
+        print(f'{_accuracy(m, "test")}, {m["mistakes"]} mistakes')
     print(f'report   {write_report(folder, mistakes)}')
+
+def _check_run(data, mistakes):
+    "Say before the training what would go wrong after it"
+    from cifar_cam.data import load_images
+    if int(os.environ.get('WORLD_SIZE', 1))>1:
+        raise ValueError('run works in one process: use train, then evaluate and report')
+    if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
+    load_images(data, 'test')
+
+# %% ../nbs/09_cli.ipynb #123c9c71
+def _print_plan(recipe, plan):
+    "What a run would be"
+    for f in fields(recipe): print(f'{f.name:15} {getattr(recipe, f.name)}')
+    print(f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["trained_on"]}), '
+          f'{plan["pflop"]:.3g} PFLOP, about {tqdm.format_interval(plan["seconds"])} '
+          f'on {plan["hardware"]} (timed in a few steps)')
+
+def _print_trained(weights):
+    "What came out of a training, and what to do next"
+    from cifar_cam.runs import read_history
+    if not _is_main(): return
+    last = read_history(weights.parent)[-1]
+    print(f'weights  {weights}')
+    if (a := last['valid_accuracy']) is not None:
+        where = 'on the images held out of the train split'
+        print(f'accuracy {a:.1%} {where}, after epoch {last["epoch"]}')
+    print(f'next     cifar-cam report {shlex.quote(str(weights.parent))}')
+
+def _check_resume(run, **given):
+    "Refuse `--resume` without a folder, or with options that are for a new run"
+    if not run: raise ValueError('--resume needs the folder of a run')
+    options = ', '.join(f'--{k.replace("_", "-")}' for k,v in given.items() if v is not None)
+    if options:
+        raise ValueError(f'{options}: for a new run, not for --resume, which goes on as '
+                         f'{run}/recipe.json says (epochs may be raised there if its schedule '
+                         'is no OneCycleLR)')
 
 # %% ../nbs/09_cli.ipynb #30c0490d
 def train(
-    data:str=None, # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive (default: sample)
+    data:str=None, # 'sample' (bundled, default), 'cifar10' (downloaded), or a folder or .tar archive
     recipe:str=None, # training recipe, a name in RECIPES (default: demo)
     weights:str=None, # start from these weights, 'cifar10' (shipped) or a file (default: random ones)
     resume:str=None, # go on with the run in this folder, by its own recipe, data and weights
-    epochs:int=None, # passes over the data, instead of the recipe's
+    epochs:int=None, # number of epochs, instead of the recipe's
     seed:int=None, # seed, instead of the recipe's
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
     workers:int=0, # processes that prepare batches
@@ -80,66 +105,71 @@ def train(
     dry_run:bool=False, # only say what the run would be, and about how long it would take here
 ):
     "Train by a recipe, saving every epoch and every few minutes."
-    given = dict(data=data, recipe=recipe, weights=weights, epochs=epochs, seed=seed, out=out, dry_run=dry_run or None)
-    if resume is not None: _only_resume(resume, [f'--{k.replace("_", "-")}' for k,v in given.items() if v is not None])
-    from cifar_cam.report import plan_run, run_folder, train_run
-    if resume: return _trained(train_run(Path(resume), None, tensorboard=tensorboard, num_workers=workers))
-    data, r = 'sample' if data is None else data, _recipe('demo' if recipe is None else recipe, seed, epochs, weights or dry_run)
-    if dry_run: return _foretell(r, plan_run(r, data, workers, weights=weights))
-    with run_folder(r.name, out) as folder: _trained(train_run(folder, r, data, tensorboard, workers, weights=weights))
-
-def _only_resume(run, given):
-    "Refuse `--resume` without a folder, or with options that are for a new run"
-    if not run: raise ValueError('--resume needs the folder of a run')
-    if given: raise ValueError(f'{", ".join(given)}: for a new run, not for --resume, which goes on as {run}/recipe.json says (epochs may be raised there if its schedule is no OneCycleLR)')
+    if resume is not None:
+        _check_resume(resume, data=data, recipe=recipe, weights=weights, epochs=epochs, seed=seed,
+                      out=out, dry_run=dry_run or None)
+    from cifar_cam.runs import plan_run, run_folder, train_run
+    more = dict(tensorboard=tensorboard, num_workers=workers)
+    if resume: return _print_trained(train_run(Path(resume), **more))
+    r = _recipe('demo' if recipe is None else recipe, seed, epochs, weights or dry_run)
+    data = 'sample' if data is None else data
+    if dry_run: return _print_plan(r, plan_run(r, data, workers, weights=weights))
+    with run_folder(r.name, out) as folder:
+        _print_trained(train_run(folder, r, data, weights=weights, **more))
 
 # %% ../nbs/09_cli.ipynb #b21a226b
 def evaluate(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
-    data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
+    data:str='sample', # 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
     split:str='test', # 'test' or 'train'
     out:str=None, # file to write the metrics to, as JSON
 ):
     "Measure weights on a split of a data source, without test-time augmentation."
-    import json
-    from cifar_cam.report import measure
-    metrics = measure(weights, data, split)[-1]
-    print(f'accuracy {metrics["accuracy"]:.2%} ± {metrics["plus_minus"]:.2%}, loss {metrics["loss"]:.4f} on {metrics["images"]:,} {split} images ({metrics["source"]})')
-    if out: Path(out).write_text(json.dumps(metrics, indent=1, allow_nan=False))
+    from cifar_cam.runs import measure
+    m = measure(weights, data, split)[-1]
+    print(_accuracy(m, split, f', loss {m["loss"]:.4f}'))
+    if out: Path(out).write_text(json.dumps(m, indent=1, allow_nan=False))
 
 # %% ../nbs/09_cli.ipynb #4f7fcad7
 def explain(
     picture:str, # an image file of any size; it is resized to 32x32 for the network
     weights:str='cifar10', # 'cifar10' (shipped) or a file
-    layers:str=None, # layers, with commas: conv1,layer3 (default: layer1,layer2,layer3,layer4)
-    classes:str=None, # classes to explain, with commas, in capitals or not: cat,dog (default: the predicted one)
-    method:str='gradcam', # how: gradcam, gradcam++, hirescam, layercam, xgradcam, cam, eigencam, ablationcam, scorecam, finercam or random
-    out:str=None, # picture file to write, PNG by default (default: the picture's name with -cam.png, in this folder)
+    layers:str=None, # layers, with commas: conv1,layer3 (default: those in STAGES)
+    classes:str=None, # classes to explain, with commas: cat,dog (default: the predicted one)
+    method:str='gradcam', # how: a name in METHODS
+    out:str=None, # file to write, PNG by default (default: the picture's name with -cam.png)
 ):
     "Draw where the network looked in a picture."
-    from cifar_cam.data import load_picture
     from cifar_cam.report import explain_picture
-    im, photo, out = load_picture(picture), load_picture(picture, size=None), Path(out or f'{Path(picture).stem}-cam.png')
-    out = out if out.suffix else out.with_suffix('.png')
-    if out.exists() and out.samefile(picture): raise ValueError(f'{out} is the picture itself: choose another file')
-    fig, top = explain_picture(im, weights, _list(classes), _list(layers), method, photo, Path(picture).name)
+    from cifar_cam.sources import load_picture
+    im, photo, out = load_picture(picture), load_picture(picture, size=None), _cam_file(picture, out)
+    fig, top = explain_picture(im, weights, _list(classes), _list(layers), method, photo,
+                               name=Path(picture).name)
     fig.save(out)
     print('seen at 32x32 as ' + ', '.join(f'{c} {p:.0%}' for c,p in top))
     print(f'drawn    {out}')
 
+def _cam_file(picture, out):
+    "The file to draw into; never the picture itself"
+    out = Path(out or f'{Path(picture).stem}-cam.png')
+    out = out if out.suffix else out.with_suffix('.png')
+    if not out.exists() or not out.samefile(picture): return out
+    raise ValueError(f'{out} is the picture itself: choose another file')
+
 # %% ../nbs/09_cli.ipynb #d4b797af
 def explore(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
-    data:str='sample', # data source: 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
+    data:str='sample', # 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
     port:int=0, # port of this machine; 0 for a free one
     host:str='127.0.0.1', # address to listen on; any other lets those use it who can reach that
     no_browser:bool=False, # only print the address
-    html:str=None, # serve nothing, and write a page that needs no server to this file: 25 mistakes and 25 images that are right
+    html:str=None, # write 25 mistakes and 25 right answers into this page, and serve nothing
 ):
     "Step through images, layers and classes in the browser."
-    from cifar_cam.explorer import Explorer, serve
+    from cifar_cam.app import serve
     if html is None: return serve(weights, data, port, not no_browser, host)
     from cifar_cam.data import load_images
+    from cifar_cam.explorer import Explorer
     from cifar_cam.model import load_model
     print(f'written  {Explorer(load_model(weights), load_images(data, "test")).save_html(html)}')
 
@@ -153,89 +183,139 @@ def report(
     print(f'report   {write_report(run, mistakes)}')
 
 # %% ../nbs/09_cli.ipynb #25f8e2d4
+def _score_table(comparison):
+    "Mean scores, each with the 95 % interval of its gain over chance"
+    c = comparison
+    def cell(m, l, k):
+        _, low, high = c.interval(m, l, k, gain=True)
+        return f'{c.interval(m, l, k)[0]:.2f} ({low:+.2f}, {high:+.2f})'
+    rows = [('', 'layer', *c.measures)]
+    for m,l in dict.fromkeys(k[:2] for k in c.values):
+        rows.append((m, l, *(cell(m, l, k) for k in c.measures)))
+    return '\n'.join(f'{m:12} {l:8}' + ''.join(f'{s:>24}' for s in scores) for m,l,*scores in rows)
+
 def faithfulness(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     images:int=16, # how many mistakes to explain, and how many marked images, at least 2
     methods:str=None, # methods, with commas: gradcam,layercam (default: all)
-    out:str=None, # folder for tables and pictures; must be new or empty (default: the next free one in runs/)
+    out:str=None, # folder for the tables; must be new or empty (default: the next free one in runs/)
 ):
     "Score every method at every stage: which map can be believed?"
-    from cifar_cam.report import faithfulness_run, load_comparison
+    from cifar_cam.faithfulness import load_comparison
+    from cifar_cam.runs import faithfulness_run
     folder = faithfulness_run(weights, images, out, _list(methods))
     for path in sorted(folder.glob('*.json')):
         c, about = load_comparison(path)
-        print(f'\n{path.stem}, {about["images"]} images: mean (95 % interval of the gain over chance)\n{"":12} {"layer":8}' + ''.join(f'{k:>24}' for k in c.measures))
-        for m,l in dict.fromkeys(k[:2] for k in c.values):
-            print(f'{m:12} {l:8}' + ''.join('{:>24}'.format('{:.2f} ({:+.2f}, {:+.2f})'.format(c.interval(m, l, k)[0], *c.interval(m, l, k, gain=True)[1:])) for k in c.measures))
-    print(f'\nmarked images seen as {about["target"]}: {about["shares"]["marked"]:.0%}, with the mark removed {about["shares"]["removed"]:.0%}\nwritten  {folder}, in {tqdm.format_interval(about["seconds"])}')
+        print(f'\n{path.stem}, {about["images"]} images: '
+              f'mean (95 % interval of the gain over chance)\n{_score_table(c)}')
+    marked, removed = (f'{about["shares"][k]:.0%}' for k in ('marked', 'removed'))
+    print(f'\nmarked images seen as {about["target"]}: {marked}, with the mark removed {removed}')
+    print(f'written  {folder}, in {tqdm.format_interval(about["seconds"])}')
 
-# %% ../nbs/09_cli.ipynb #6e894c7b
-def _main(): return os.environ.get('RANK', '0')=='0'                             # of several processes, the one that speaks
+# %% ../nbs/09_cli.ipynb #22c5833d
+COMMANDS = dict(run=run, train=train, evaluate=evaluate, explain=explain, explore=explore,
+                faithfulness=faithfulness, report=report)
 
-def _parser(name):
-    "The options of a command, and the names that they may have"
+def _methods():
+    from cifar_cam.methods import METHODS
+    *most, last = METHODS
+    return f'{", ".join(most)} or {last}'
+
+def _stages():
+    from cifar_cam.model import STAGES
+    return ','.join(STAGES)
+
+_NAMES = {'a name in RECIPES': lambda: f'one of {", ".join(RECIPES)}',
+          'a name in METHODS': _methods, 'those in STAGES': _stages}
+
+def _parser(name, asks_help=False):
+    "The options of a command; with the names that they may have, if help is asked for"
     p = anno_parser(COMMANDS[name], f'cifar-cam {name}')
     for a in p._actions:
         if a.metavar: a.metavar = a.dest.upper()
-        if a.help: a.help = a.help.replace('a name in RECIPES', f'one of {", ".join(RECIPES)}')
+        for k,names in _NAMES.items():
+            if asks_help and k in (a.help or ''): a.help = a.help.replace(k, names())
     return p
 
-COMMANDS = dict(run=run, train=train, evaluate=evaluate, explain=explain, explore=explore, faithfulness=faithfulness, report=report)
+def _usage():
+    "What `cifar-cam` alone says"
+    commands = '\n'.join(f'  {k:12} {f.__doc__}' for k,f in COMMANDS.items())
+    return (f'usage: cifar-cam COMMAND [options]\n\n{commands}\n\n'
+            'cifar-cam COMMAND --help says more, cifar-cam --version which version this is.')
 
-def main(
-    argv:list=None # arguments; `None`: those of the process
-)->int: # exit code: 0 done, 1 failed, 2 asked wrongly, 130 interrupted
-    "The command `cifar-cam`"
-    argv = sys.argv[1:] if argv is None else list(argv)
-    for s in (sys.stdout, sys.stderr):
-        if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')            # a sign that a terminal lacks loses no result
-    try:
-        code = _run(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:                                                      # nobody reads on: nothing to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    return code
-
+# %% ../nbs/09_cli.ipynb #18b82031
 @contextmanager
 def _no_workers_left():
-    "If it fails, kill the processes that it has started: one that is stopped would be waited for at the exit for ever"
+    "If it fails, kill the processes that it started: a stopped one would be waited for for ever"
     before = multiprocessing.active_children()
     try: yield
     except BaseException:
-        left, can = [p for p in multiprocessing.active_children() if p not in before], hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread()
-        was = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if can else None     # torch would take it for a crash
+        left = [p for p in multiprocessing.active_children() if p not in before]
+        main = threading.current_thread() is threading.main_thread()
+        can = hasattr(signal, 'SIGCHLD') and main                # torch would take it for a crash
+        was = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if can else None
         for p in left: p.kill()
         for p in left: p.join(5)
         if can: signal.signal(signal.SIGCHLD, was)
         raise
 
+def _is_main(): return os.environ.get('RANK', '0')=='0'          # of several, the one that speaks
+
+def _say(text): print(f'cifar-cam: {text}', file=sys.stderr, flush=True)
+
+def _note(message, category, *_, **__):
+    "A warning, as a note; those that are for programmers are not shown"
+    if category is UserWarning: _say(f'note: {message}')
+
+# %% ../nbs/09_cli.ipynb #6e894c7b
+def _call(name, argv):
+    "Run a command; raises what it raises, or `SystemExit` for help and wrong options"
+    f, asks_help = COMMANDS[name], bool({'-h', '--help'} & set(argv))
+    args = vars(_parser(name, asks_help).parse_args(argv))
+    if _is_main() and 'torch' not in sys.modules: _say('loading torch and the data...')
+    with warnings.catch_warnings(), _no_workers_left():
+        warnings.simplefilter('default')
+        warnings.showwarning = _note
+        f(**{k: args[k] for k in f.__annotations__})
+
+def _failed(e):
+    "Exit code and message of an error that is no mistake of ours"
+    if isinstance(e, KeyboardInterrupt): return 130, str(e) or 'interrupted'
+    if isinstance(e, MemoryError): return 1, f'out of memory: {e}'.rstrip(': ')
+    wrong = ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError
+    return 2 if isinstance(e, wrong) else 1, str(e).strip() or type(e).__name__
+
 def _run(argv):
     "Exit code of a command; says on stderr what went wrong"
-    if argv==['--version']:
-        print(f'cifar-cam {__version__}')
-        return 0
-    if not argv or argv[0] not in COMMANDS:
-        asked = argv[:1] and argv[0] not in ('-h', '--help')
-        text = 'usage: cifar-cam COMMAND [options]\n\n' + '\n'.join(f'  {k:12} {f.__doc__}' for k,f in COMMANDS.items()) + '\n\ncifar-cam COMMAND --help says more, cifar-cam --version which version this is.'
-        print(f'cifar-cam: unknown command {argv[0]!r}\n\n{text}' if asked else text, file=sys.stderr if asked else sys.stdout)
-        return 2 if asked or not argv else 0
-    try:
-        args = vars(_parser(argv[0]).parse_args(argv[1:]))
-        if _main() and 'torch' not in sys.modules: print('cifar-cam: loading torch and the data...', file=sys.stderr, flush=True)
-        with warnings.catch_warnings(), _no_workers_left():
-            warnings.simplefilter('default')
-            warnings.showwarning = lambda msg, cat, *_, **__: cat is UserWarning and print(f'cifar-cam: note: {msg}', file=sys.stderr)
-            COMMANDS[argv[0]](**{k: args[k] for k in COMMANDS[argv[0]].__annotations__})
+    if argv==['--version']: return print(f'cifar-cam {__version__}') or 0
+    name, *rest = argv or ['']
+    if name not in COMMANDS:
+        known = name in ('', '-h', '--help')
+        if known: print(_usage())
+        else: _say(f'unknown command {name!r}\n\n{_usage()}')
+        return 0 if name and known else 2
+    try: _call(name, rest)
     except SystemExit as e: return e.code or 0
-    except KeyboardInterrupt as e: code, msg = 130, str(e) or 'interrupted'
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as e: code, msg = 2, e
     except BrokenPipeError: raise
-    except MemoryError as e: code, msg = 1, f'out of memory: {e}'.rstrip(': ')
-    except (OSError, RuntimeError, ImportError) as e: code, msg = 1, e
-    else: return 0
-    msg = (str(msg).strip() or type(msg).__name__).splitlines()[0]
-    if _main() or code!=130: print(f'cifar-cam{"" if _main() else ", process "+os.environ["RANK"]}: {msg}', file=sys.stderr)
+    except (KeyboardInterrupt, ValueError, MemoryError, OSError, RuntimeError, ImportError) as e:
+        code, text = _failed(e)
+        who = 'cifar-cam' if _is_main() else f'cifar-cam, process {os.environ["RANK"]}'
+        if _is_main() or code!=130: print(f'{who}: {text.splitlines()[0]}', file=sys.stderr)
+        return code
+    return 0
+
+def main(
+    argv:list=None # arguments; `None`: those of the process
+)->int: # exit code: 0 done, 1 failed, 2 asked wrongly, 130 interrupted
+    "The command `cifar-cam`"
+    for s in (sys.stdout, sys.stderr):                # a sign that a terminal lacks loses no result
+        if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')
+    try:
+        code = _run(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+    except BrokenPipeError:                                      # nobody reads on: nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     return code
 
 # %% ../nbs/09_cli.ipynb #ebff4acc

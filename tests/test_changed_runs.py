@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from cifar_cam import cli, report
+from cifar_cam import atlas, cli, report, runs
 from cifar_cam.data import get_dl, get_dls, load_images
 from cifar_cam.model import load_model, read_weights, resnet18, save_weights
 from cifar_cam.recipes import get_recipe
-from cifar_cam.train import Callback, Learner, PatienceCB, check_alike
+from cifar_cam.parallel import check_alike
+from cifar_cam.resume import PatienceCB
+from cifar_cam.train import Callback, Learner
 
 class Stop(Callback):
     "Ends a run after its first epoch was saved"
@@ -38,23 +40,23 @@ def data(tmp_path_factory):
 @pytest.fixture(scope='module', autouse=True)
 def small():
     "A network that learns nothing in no time"
-    was, threads = report.resnet18, torch.get_num_threads()
+    was, threads = runs.resnet18, torch.get_num_threads()
     def tiny(n, weights=None, norm='batch'):
         torch.manual_seed(0)
         return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, n))
-    report.resnet18 = tiny
+    runs.resnet18 = tiny
     torch.set_num_threads(1)
-    report.pflop, real = lambda *a: 0, report.pflop
-    report.save_weights, save = lambda model, path, **meta: torch.save((model.state_dict(), meta), path), report.save_weights
+    runs.pflop, real = lambda *a: 0, runs.pflop
+    runs.save_weights, save = lambda model, path, **meta: torch.save((model.state_dict(), meta), path), runs.save_weights
     yield
-    report.resnet18, report.pflop, report.save_weights = was, real, save
+    runs.resnet18, runs.pflop, runs.save_weights = was, real, save
     torch.set_num_threads(threads)
 
 @pytest.fixture(scope='module')
 def begun(data, tmp_path_factory):
     "A run that has one of three epochs behind it"
     run = tmp_path_factory.mktemp('begun')
-    with pytest.raises(KeyboardInterrupt): report.train_run(run, RECIPE, data, cbs=[Stop()])
+    with pytest.raises(KeyboardInterrupt): runs.train_run(run, RECIPE, data, cbs=[Stop()])
     return run
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def edit(run, **fields): (run/'recipe.json').write_text(json.dumps(json.loads((r
 def ends(run): return torch.load(io.BytesIO((run/'model.safetensors').read_bytes()))[0]
 
 def test_a_run_goes_on_and_its_files_hold_any_class_name(run, data):
-    report.train_run(run)
+    runs.train_run(run)
     assert [r['epoch'] for r in json.loads((run/'history.json').read_text())]==[1, 2, 3]
     assert set(json.loads((run/'recipe.json').read_text())['fingerprint']['classes'])==set(ODD)
     save_weights(resnet18(2), run/'w.safetensors', classes=ODD)
@@ -82,38 +84,38 @@ def test_data_that_changed_is_refused_by_name(run, data, tmp_path, change):
     if change=='renamed': (other/'train'/ODD[0]).rename(other/'train'/'cat'); (other/'test'/ODD[0]).rename(other/'test'/'cat')
     want = dict(removed='images was 120, is 119', altered='pixels was', added='images was 120, is 121', renamed='classes was')[change]
     before = (run/'checkpoint.pt').read_bytes()
-    with pytest.raises(ValueError, match='has changed since') as said: report.train_run(run)
+    with pytest.raises(ValueError, match='has changed since') as said: runs.train_run(run)
     assert want in str(said.value) and (run/'checkpoint.pt').read_bytes()==before and not (run/'model.safetensors').exists()
 
 def test_data_that_only_moved_is_the_same(run, data, tmp_path):
     edit(run, data=str(shutil.copytree(data, tmp_path/'other')))
-    report.train_run(run)
+    runs.train_run(run)
 
 @pytest.mark.parametrize('fields', (dict(lr=.02), dict(seed=1), dict(augment={}), dict(bs=40), dict(l2=.1), dict(epochs=10, schedule='OneCycleLR')), ids=lambda f: next(iter(f)))
 def test_a_recipe_that_changed_is_refused_by_name(run, fields):
     name = next(iter(fields))
     edit(run, **fields)
-    with pytest.raises(ValueError, match=name) as said: report.train_run(run)
+    with pytest.raises(ValueError, match=name) as said: runs.train_run(run)
     assert str(fields[name]) in str(said.value) and not (run/'model.safetensors').exists()
 
 def test_more_epochs_are_those_of_a_run_that_was_to_have_them(run, data, tmp_path):
     edit(run, epochs=5)
-    report.train_run(run)
+    runs.train_run(run)
     (whole := tmp_path/'whole').mkdir()
-    report.train_run(whole, replace(RECIPE, epochs=5), data)
+    runs.train_run(whole, replace(RECIPE, epochs=5), data)
     assert all(v.equal(ends(whole)[k]) for k,v in ends(run).items()) and len(json.loads((run/'history.json').read_text()))==5
     edit(run, epochs=4)
-    with pytest.raises(ValueError, match='was 5, is 4, and 5 have begun'): report.train_run(run)
+    with pytest.raises(ValueError, match='was 5, is 4, and 5 have begun'): runs.train_run(run)
 
 def test_a_checkpoint_that_is_gone_or_of_other_threads_is_said(run):
     torch.set_num_threads(2)
     try:
-        with pytest.warns(UserWarning, match='saved with 1 threads, going on with 2'): report.train_run(run)
+        with pytest.warns(UserWarning, match='saved with 1 threads, going on with 2'): runs.train_run(run)
     finally: torch.set_num_threads(1)
     for p in run.glob('checkpoint.pt*'): p.unlink()
-    with pytest.raises(FileNotFoundError, match='has no checkpoint any more'): report.train_run(run)
+    with pytest.raises(FileNotFoundError, match='has no checkpoint any more'): runs.train_run(run)
     for name in ('history.json', 'model.safetensors'): (run/name).unlink()
-    with pytest.warns(UserWarning, match='begins anew'): report.train_run(run)
+    with pytest.warns(UserWarning, match='begins anew'): runs.train_run(run)
 
 @pytest.mark.parametrize('text', ('[]', '{}', 'null', '"demo"', '{"name": "x"', *(json.dumps(dict(name='x', about='', epochs=1, data='sample') | d) for d in (dict(data=None), dict(lr=None), dict(lr=[1]), dict(sizes=[1]), dict(augment=[]), dict(epochs='3'), dict(weights=3), dict(fingerprint=[])))))
 def test_a_damaged_recipe_is_one_line(run, text, capsys):
@@ -128,28 +130,28 @@ def measured(data, tmp_path_factory):
     ims = load_images(other, 'test')
     net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 2))
     net.__dict__ |= dict(fc=net[2], meta=dict(classes=ims.classes))
-    real = report.load_model
-    report.load_model = lambda weights: net
-    try: report.evaluate_run(run, str(other))
-    finally: report.load_model = real
+    real = runs.load_model
+    runs.load_model = lambda weights: net
+    try: runs.evaluate_run(run, str(other))
+    finally: runs.load_model = real
     return run, other
 
 def test_what_was_measured_is_read_with_its_own_images_only(measured, tmp_path):
     run, other = measured
-    m, ims, ev = report.read_run(run)
+    m, ims, ev = runs.read_run(run)
     assert ev.accuracy==m['accuracy'] and set(m['class_accuracy'])==set(ODD) and ims.classes==tuple(sorted(ODD))
     def damaged(name, data, match):
         (d := tmp_path/f'{name}-{len(list(tmp_path.iterdir()))}').mkdir()
         for p in run.iterdir(): shutil.copy(p, d)
         (d/name).write_bytes(data)
-        with pytest.raises(ValueError, match=match): report.read_run(d)
+        with pytest.raises(ValueError, match=match): runs.read_run(d)
     for text in (b'{}', b'[]', b'null', b'{"data": null}', json.dumps(m | dict(accuracy=None)).encode(), b'\xff'): damaged('metrics.json', text, 'metrics.json is damaged')
     for data in (b'', b'PK'): damaged('predictions.npz', data, 'predictions.npz is damaged')
     np.savez(tmp_path/'none.npz', logits=np.zeros((0, 2)), labels=np.zeros(0, int))
     damaged('predictions.npz', (tmp_path/'none.npz').read_bytes(), 'no answers to these 120 images')
     first, second = sorted((other/'test'/ODD[0]).iterdir())[:2]
     shutil.copy(second, first)
-    with pytest.raises(ValueError, match='has changed since: pixels was'): report.read_run(run)
+    with pytest.raises(ValueError, match='has changed since: pixels was'): runs.read_run(run)
     (run/'model.safetensors').touch()
     with pytest.raises(ValueError, match='has changed since: pixels was'): report.write_report(run)
 
@@ -172,27 +174,27 @@ def test_weights_of_other_classes_are_refused_by_name(tmp_path, capsys):
 
 def test_two_runs_at_once_have_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len({report.new_run('x') for _ in range(3)})==3
+    assert len({runs.new_run('x') for _ in range(3)})==3
 
 def test_steps_by_width_are_counted_without_counting():
     rng = np.random.default_rng(0)
     for steps in (1, 7, 36, 1000):
         for k in range(4):
             r = SimpleNamespace(sizes=tuple((float(s), int(w)) for s,w in zip(rng.uniform(-.1, 1.2, k).round(2), rng.permutation([8, 16, 24, 32]))))
-            widths = [report.width_at(r, s/steps) for s in range(steps)]
-            assert dict(report._widths(r, steps))=={w: widths.count(w) for w in set(widths)}
-    assert sum(report._widths(get_recipe('demo'), 10**15).values())==10**15
+            widths = [runs.width_at(r, s/steps) for s in range(steps)]
+            assert dict(runs.steps_by_width(r, steps))=={w: widths.count(w) for w in set(widths)}
+    assert sum(runs.steps_by_width(get_recipe('demo'), 10**15).values())==10**15
 
 @pytest.fixture
 def maps(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)), get_dl(load_images('sample', 'test')[:40], 10)
 
 @pytest.mark.parametrize('rank', (0, 1))
 def test_a_process_that_does_not_come_is_not_waited_for(maps, tmp_path, monkeypatch, rank):
-    monkeypatch.setattr(report, 'PATIENCE', .5)
+    monkeypatch.setattr(atlas, 'PATIENCE', .5)
     for k,v in dict(RANK=rank, WORLD_SIZE=2).items(): monkeypatch.setenv(k, str(v))
-    with pytest.raises(RuntimeError, match='nothing has come from the other processes'): report.explain_dataset(*maps, tmp_path/'maps', layers='0', progress=False)
+    with pytest.raises(RuntimeError, match='nothing has come from the other processes'): atlas.explain_dataset(*maps, tmp_path/'maps', layers='0', progress=False)
     for k in ('RANK', 'WORLD_SIZE'): monkeypatch.delenv(k)
-    assert len(report.load_maps(report.explain_dataset(*maps, tmp_path/'maps', layers='0', progress=False)).logits)==40       # another call does the rest
+    assert len(atlas.load_maps(atlas.explain_dataset(*maps, tmp_path/'maps', layers='0', progress=False)).logits)==40       # another call does the rest
 
 def test_room_on_the_disk_is_taken_before_the_work(maps, tmp_path, monkeypatch):
     net, dl = maps
@@ -202,11 +204,11 @@ def test_room_on_the_disk_is_taken_before_the_work(maps, tmp_path, monkeypatch):
             for i,b in enumerate(dl):
                 if i==1: raise KeyboardInterrupt
                 yield b
-    with pytest.raises(KeyboardInterrupt): report.explain_dataset(net, CutOff(), tmp_path/'maps', layers='0', progress=False)
+    with pytest.raises(KeyboardInterrupt): atlas.explain_dataset(net, CutOff(), tmp_path/'maps', layers='0', progress=False)
     for p in (tmp_path/'maps').glob('*.npy'): assert p.stat().st_blocks*512>=p.stat().st_size, p.name
     def full(*args): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(report, '_zeros', full)
-    with pytest.raises(OSError, match='cannot hold the maps of 40 images'): report.explain_dataset(net, dl, tmp_path/'full', layers='0', progress=False)
+    monkeypatch.setattr(atlas, '_zeros', full)
+    with pytest.raises(OSError, match='cannot hold the maps of 40 images'): atlas.explain_dataset(net, dl, tmp_path/'full', layers='0', progress=False)
     assert [p.name for p in (tmp_path/'full').iterdir()]==['plan.json']
 
 def test_processes_that_train_other_things_are_refused(monkeypatch):

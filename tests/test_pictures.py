@@ -14,7 +14,8 @@ def odd(tmp_path_factory):
     "A folder with the report of an untrained network whose classes have odd names"
     import torch
     from cifar_cam.model import resnet18, save_weights
-    from cifar_cam.report import evaluate_run, write_report
+    from cifar_cam.report import write_report
+    from cifar_cam.runs import evaluate_run
     d, rng = tmp_path_factory.mktemp('odd'), np.random.default_rng(0)
     names = sorted(n.replace('/', '') for n in NAMES)
     for n in names:

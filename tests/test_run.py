@@ -26,7 +26,7 @@ def test_shipped_weights_are_as_good_as_their_metadata_say(shipped):
 def test_report_explains_the_mistakes(shipped):
     run, _ = shipped
     m, page = json.loads((run/'metrics.json').read_text()), (run/'report.html').read_text(encoding='utf-8')
-    assert page.count('<div class="card">')==len(list((run/'figures').glob('cam-*.png')))==min(25, m['mistakes'])
+    assert page.count('<div class="card">')==min(25, m['mistakes'])
 
 def test_report_opens_in_a_browser_offline(shipped):
     chromium = shutil.which('chromium') or shutil.which('google-chrome')
@@ -90,7 +90,7 @@ def test_dry_run_tells_steps_work_and_time_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 def test_a_second_cycle_starts_from_weights(tmp_path):
-    from cifar_cam.report import train_run
+    from cifar_cam.runs import train_run
     from cifar_cam.recipes import get_recipe
     from cifar_cam.model import read_weights
     from dataclasses import replace
@@ -103,7 +103,7 @@ def test_a_second_cycle_starts_from_weights(tmp_path):
     assert (r.returncode, "weights that 'fast' has trained" in r.stderr, 'Traceback' in r.stderr)==(2, True, False)
 
 def test_faithfulness_scores_methods_at_stages_and_against_a_planted_mark(tmp_path):
-    from cifar_cam.report import load_comparison
+    from cifar_cam.faithfulness import load_comparison
     r = cifar_cam('faithfulness', '--images', 4, '--methods', 'gradcam,cam', '--out', tmp_path/'run', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     assert {p.name for p in (tmp_path/'run').iterdir()}=={'comparison.json', 'comparison.png', 'planted.json', 'planted.png'}

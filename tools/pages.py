@@ -33,9 +33,10 @@ def run(path, slow=False, timeout=1200):
                             resources=dict(metadata=dict(path=str(Path(path).resolve().parent))))
     client.execute(env=os.environ | QUIET)
     nb.cells = cells
+    nb.metadata.pop('widgets', None)                                          # dead without their kernel, as below
     for c in cells:
         if 'outputs' in c: c.outputs = [o for o in c.outputs if not bar(o)]
-        for o in c.get('outputs', []): o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)   # dead without its kernel
+        for o in c.get('outputs', []): o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
     return nb
 
 if __name__=='__main__':

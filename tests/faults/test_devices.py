@@ -12,7 +12,8 @@ from dataclasses import replace
 from cifar_cam.data import get_dls, load_images
 from cifar_cam.model import resnet18
 from cifar_cam.recipes import get_recipe
-from cifar_cam.train import Callback, CheckpointCB, Learner, load_checkpoint
+from cifar_cam.resume import CheckpointCB, batches_done, load_checkpoint
+from cifar_cam.train import Callback, Learner
 
 out, dies = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
@@ -30,7 +31,7 @@ class Losses(Callback):
 
 learn = Learner(resnet18(), dls, r, [Losses(), CheckpointCB(out, minutes=0 if dies else 5)], 'no')
 if os.path.exists(f'{out}/checkpoint.pt'): load_checkpoint(f'{out}/checkpoint.pt', learn)
-began = learn.step, learn.batch
+began = learn.step, batches_done(learn)
 learn.fit()
 if learn.accelerator.is_main_process:
     norm = learn.model.layer4[1].bn2
@@ -43,12 +44,12 @@ EXPLAIN = '''
 import sys, torch
 from cifar_cam.data import get_dl, load_images
 from cifar_cam.model import load_model
-from cifar_cam import report
+from cifar_cam import atlas
 torch.set_num_threads(1)
-explained, real = [], report._explain_batch
-report._explain_batch = lambda model, x, *a: (explained.append(len(x)), real(model, x, *a))[1]
-out = report.explain_dataset(load_model('cifar10'), get_dl(load_images('sample', 'test')[:70], 16), sys.argv[1], 'both')
-assert len(report.load_maps(out).logits)==70                                    # all are there, whoever was first
+explained, real = [], atlas._explain_batch
+atlas._explain_batch = lambda model, x, *a: (explained.append(len(x)), real(model, x, *a))[1]
+out = atlas.explain_dataset(load_model('cifar10'), get_dl(load_images('sample', 'test')[:70], 16), sys.argv[1], 'both')
+assert len(atlas.load_maps(out).logits)==70                                    # all are there, whoever was first
 print('explained', *explained)
 '''
 
@@ -89,7 +90,7 @@ import os
 from pathlib import Path
 from cifar_cam.data import load_images
 from cifar_cam.recipes import get_recipe
-from cifar_cam.report import make_learner
+from cifar_cam.runs import make_learner
 from dataclasses import replace
 ims = load_images('sample', 'train')[:200]
 if os.environ['RANK']=='1': ims.images[3] = 0

@@ -16,8 +16,9 @@ from cifar_cam.explorer import Explorer
 from cifar_cam.gradcam import explain
 from cifar_cam.model import load_model, read_weights, resnet18, save_weights
 from cifar_cam.recipes import load_recipe
-from cifar_cam.report import explain_dataset, load_comparison, load_maps
-from cifar_cam.train import load_checkpoint, save_checkpoint
+from cifar_cam.atlas import explain_dataset, load_maps
+from cifar_cam.resume import load_checkpoint, save_checkpoint
+from cifar_cam.faithfulness import load_comparison
 from test_training import learner
 
 FUZZ, SEED = 2_500, 0    # inputs of each of four doors
@@ -115,7 +116,7 @@ def test_folders(sample, tmp_path, tried):
     write(tmp_path/'some', {f'data_batch_{k}': pickle.dumps({'data': np.zeros((2, 3072), np.uint8), 'labels': [0, 1]}) for k in (1, 3)})
     with pytest.warns(UserWarning, match='2 of 5 official batches of train are there: data_batch_1, data_batch_3') as said: assert len(load(tmp_path/'some'))==4
     tried('folder: official batches are missing', said=said[0].message)
-    from cifar_cam.report import measure
+    from cifar_cam.runs import measure
     with pytest.raises(ValueError, match='two has 2 classes; the network has 10 outputs') as e: measure('cifar10', str(write(tmp_path/'two', {'test/cat/1.png': png, 'test/dog/1.png': png})))
     tried('folder: other classes than the weights', said=e.value)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from cifar_cam.data import load_images, normalize
 from cifar_cam.gradcam import METHODS, explain
-from cifar_cam.train import CheckpointCB
+from cifar_cam.resume import CheckpointCB
 from test_training import learner
 
 def use():

@@ -223,7 +223,7 @@ def nobody():
         if root: os.seteuid(0)
 
 def test_a_read_only_folder_is_left_as_it_was(saved, tried):
-    from cifar_cam.report import new_run, train_run
+    from cifar_cam.runs import new_run, train_run
     good, learn = saved[1], load_checkpoint(saved[0], learner(epochs=1))
     with TemporaryDirectory() as d:
         folder, path = Path(d), Path(d)/'checkpoint.pt'
@@ -246,7 +246,7 @@ def test_a_read_only_folder_is_left_as_it_was(saved, tried):
         folder.chmod(0o755)
 
 def test_folders_that_are_no_runs(tmp_path, tried):
-    from cifar_cam.report import new_run, train_run
+    from cifar_cam.runs import new_run, train_run
     def refused(fault, error, match, act):
         with pytest.raises(error, match=match) as said: act()
         tried(fault, said=said.value)
