@@ -266,7 +266,9 @@ def choose(self:App, change=None):
     self.changed()
 
 @patch
-def cell_names(self:App): return [self.explorer.ims.classes[c] for c in self.cell or ()]
+def cell_names(self:App):
+    "Names of the true and the predicted class of the cell that is chosen"
+    return [self.explorer.ims.classes[c] for c in self.cell or ()]
 
 @patch
 def show_cell(self:App):

@@ -249,10 +249,10 @@ class ProgressCB(Callback):
 # %% ../nbs/02_train.ipynb #e408c15b
 def __getattr__(name):
     "`save_checkpoint` and `load_checkpoint`, which are defined in `resume`"
+    if name not in ('save_checkpoint', 'load_checkpoint'):
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from cifar_cam.resume import load_checkpoint, save_checkpoint
-    there = dict(load_checkpoint=load_checkpoint, save_checkpoint=save_checkpoint)
-    if name in there: return there[name]
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return save_checkpoint if name=='save_checkpoint' else load_checkpoint
 
 # %% ../nbs/02_train.ipynb #8980b25d
 @dataclass(frozen=True)
