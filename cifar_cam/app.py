@@ -294,7 +294,9 @@ def cell_clicked(self:App, change=None):
 
 # %% ../nbs/engine/app.ipynb #a0c51e29
 @patch
-def step(self:App, d): self.index.value = (self.index.value+d) % (self.index.max+1)
+def step(self:App, d):
+    "Go `d` images on, round the end"
+    self.index.value = (self.index.value+d) % (self.index.max+1)
 
 def around(
     n:int, # how many images there are to see
@@ -370,6 +372,7 @@ def event_loop():
 
 @patch
 def moved(self:App, change=None):
+    "Another image is looked at"
     self.own, self.note = None, ''
     self.changed()
 
@@ -398,10 +401,14 @@ def draw(self:App):
 
 # %% ../nbs/engine/app.ipynb #a0c51e35
 @patch
-def asked(self:App): return {k: w.value for k,w in self.look.items()}
+def asked(self:App):
+    "What the controls ask of `view`"
+    return {k: w.value for k,w in self.look.items()}
 
 @patch
-def looked_at(self:App): return int(self.at[self.index.value]) if self.own is None else self.own
+def looked_at(self:App):
+    "The image that is looked at: a picture of your own, or a position in the set"
+    return int(self.at[self.index.value]) if self.own is None else self.own
 
 @patch
 def job_of(self:App, index)->Job:
@@ -476,6 +483,7 @@ def ahead(self:App):
 
 @patch
 def stop_job(self:App):
+    "Break off what is computed, because somebody pressed stop"
     self.cancel()
     self.refuse(f'{self.look["method"].value}: stopped')
 
