@@ -44,5 +44,5 @@ if __name__=='__main__':
     for path in paths:
         nb = run(path, slow)
         nbformat.write(nb, path)
+        os.system(f'nbdev-clean --fname {path}')
         print(f'{path}: {sum(map(pictures, nb.cells))} pictures')
-    os.system('nbdev-clean')
