@@ -35,9 +35,9 @@ def test_readme_is_in_step():
     assert r.returncode==0, r.stdout
 
 MAY_IMPORT = dict(core='', sources='core', data='sources', model='core', optim='', parallel='core', train='optim parallel core resume', resume='train parallel core',
-    methods='', layers='methods core', gradcam='layers methods core', export='layers', viz='data core', recipes='core', faithfulness='gradcam layers methods core',
-    explorer='gradcam methods viz data model core', app='explorer gradcam methods viz data sources model core',
-    runs='sources data model optim train resume recipes faithfulness gradcam methods export viz core', atlas='gradcam data model runs core', report='runs viz gradcam methods data sources model train recipes core',
+    methods='', layers='methods core', gradcam='layers methods core', export='layers', planted='core', viz='data core', recipes='core', faithfulness='gradcam layers methods core',
+    explorer='gradcam methods viz data model core', app='explorer gradcam sources', server='explorer data sources model core',
+    runs='sources data model optim train resume recipes faithfulness planted gradcam methods export viz core', atlas='gradcam data model runs core', report='runs viz gradcam methods data sources model train recipes core',
     cli='recipes core')
 NEVER = dict(data=('matplotlib',), sources=('matplotlib', 'torch'), model=('matplotlib', 'albumentations'), train=('matplotlib', 'albumentations'), gradcam=('matplotlib', 'numpy'), methods=('matplotlib', 'numpy'), recipes=('torch',), faithfulness=('matplotlib',))
 
