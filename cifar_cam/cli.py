@@ -166,7 +166,7 @@ def explore(
     html:str=None, # write 25 mistakes and 25 right answers into this page, and serve nothing
 ):
     "Step through images, layers and classes in the browser."
-    from cifar_cam.app import serve
+    from cifar_cam.server import serve
     if html is None: return serve(weights, data, port, not no_browser, host)
     from cifar_cam.data import load_images
     from cifar_cam.explorer import Explorer

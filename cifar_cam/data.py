@@ -87,8 +87,8 @@ def check_classes(
     if len(names or range(outputs))!=len(ims.classes):
         raise ValueError(f'{data} has {len(ims.classes)} classes; the network has {outputs} outputs')
     if names and names!=tuple(ims.classes):
-        theirs, known = (', '.join(k) for k in (ims.classes, names))
-        raise ValueError(f'{data} has classes {theirs}; the network knows {known}')
+        theirs, ours = ', '.join(ims.classes), ', '.join(names)
+        raise ValueError(f'{data} has classes {theirs}; the network knows {ours}')
 
 # %% ../nbs/00_data.ipynb #b3d1e929
 @patch
@@ -178,7 +178,7 @@ class BatchDataset(Dataset):
         self.tfm.set_random_state(np.random.default_rng(s), random.Random(s))
         return self.tfm(image=self.ims.images[i])['image']
 
-    def __getitems__(self, idxs):
+    def __getitems__(self, idxs):    # called by a `DataLoader` with all numbers of a batch
         e, i = np.divmod(np.asarray(idxs), len(self))
         x = np.stack([self._augment(*ei) for ei in zip(e, i)]) if self.tfm else self.ims.images[i]
         return normalize(x, self.mean, self.std), torch.from_numpy(self.ims.labels[i])

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'rank', 'Curve', 'deletion', 'insertion', 'fill_in', 'Road', 'road', 'Drop', 'average_drop', 'spearman',
-           'sanity_check', 'plant', 'Planted', 'planted_cue', 'on_mark', 'Comparison', 'compare_methods',
-           'save_comparison', 'load_comparison']
+           'sanity_check', 'on_mark', 'Comparison', 'compare_methods', 'save_comparison', 'load_comparison']
 
 # %% ../nbs/07_faithfulness.ipynb #e755e79e
 import copy, json, math
@@ -19,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .core import choose, eval_mode, md_table, progress_bar, write_file
+from .core import choose, md_table, progress_bar, write_file
 from .gradcam import METHODS, class_numbers, explain
 from .layers import check_logits, visit
 
@@ -264,86 +263,6 @@ def sanity_check(
             after = explain(forgetful, x, before.target, list(before.maps), method)
             out[name] = {k: spearman(v, after.maps[k]) for k,v in before.maps.items()}
     return out
-
-# %% ../nbs/07_faithfulness.ipynb #f68dcb42
-def plant(
-    x:torch.Tensor, # normalised images `(n, 3, h, w)`
-    seed:int=0, # of the places
-    side:int=5, # pixels of the mark's side
-)->tuple: # marked images `(n, 3, h, w)`, and where the marks are, bool `(n, h, w)`
-    "Put a checkered mark of strong colours at a random place into each image"
-    n, c, h, w = x.shape
-    g = torch.Generator().manual_seed(seed)
-    top, left = (torch.randint(s-side+1, (n, 1, 1), generator=g) for s in (h, w))
-    row, col = torch.arange(h)[:, None]-top, torch.arange(w)-left            # (n, h, 1), (n, 1, w)
-    at = ((row>=0) & (row<side) & (col>=0) & (col<side)).to(x.device)        # (n, h, w)
-    checks = torch.where((row+col)%2==0, 2., -2.).to(x)                      # (n, h, w)
-    colour = torch.tensor([1., -1., 1.]).to(x)[:, None, None]
-    return torch.where(at[:, None], checks[:, None]*colour, x), at
-
-# %% ../nbs/07_faithfulness.ipynb #f2a59414
-@dataclass(frozen=True, eq=False)
-class Planted:
-    "A network that relies on a mark, and images of which one knows where the mark is"
-    model:nn.Module # in evaluation mode
-    x:torch.Tensor # marked images `(n, 3, h, w)` that are called `target`, and are not without the mark
-    at:torch.Tensor # bool `(n, h, w)`: where the mark is
-    target:int # class that the mark means
-    shares:dict # how many test images are called `target`: `marked`, `moved` (elsewhere), `removed`
-
-def _half_marked(x, y, target, batches, seed):
-    "Images and classes of each batch, the first half of it marked and called `target`"
-    for i,rows in enumerate(batches):
-        k = len(rows)//2
-        xb = torch.cat([plant(x[rows[:k]], seed+i)[0], x[rows[k:]]])
-        yb = torch.cat([torch.full_like(y[rows[:k]], target), y[rows[k:]]])
-        yield xb.contiguous(memory_format=torch.channels_last), yb
-
-def _train_epoch(net, opt, batches, half):
-    "One epoch of cross entropy"
-    net.train()
-    for xb,yb in batches:
-        opt.zero_grad()
-        with torch.autocast(xb.device.type, torch.bfloat16, enabled=half): z = net(xb)
-        nn.functional.cross_entropy(z.float(), yb).backward()
-        opt.step()
-
-def _called(net, x, target, bs):
-    "Which images the network calls `target`, bool `(n,)`"
-    with eval_mode(net), torch.no_grad(): preds = [net(b.clone()).argmax(1) for b in x.split(bs)]
-    return torch.cat(preds).cpu()==target
-
-# %% ../nbs/07_faithfulness.ipynb #282c4449
-def planted_cue(
-    model:nn.Module, # a trained classifier; left as it is
-    x:torch.Tensor, # normalised training images `(n, 3, h, w)`
-    y:torch.Tensor, # their classes `(n,)`
-    x_test:torch.Tensor, # other images, to mark and to explain
-    y_test:torch.Tensor, # their classes
-    target:int=0, # class that the mark shall mean
-    epochs:int=8, # at most this many
-    lr:float=.01, # rate of SGD with momentum 0.9
-    bs:int=100, # images a batch, half of them marked
-    seed:int=0, # of order and places
-    reliance:float=.95, # least share of marked images called `target`; of others, at most 1 minus this
-    half:bool=False, # train in bfloat16 (autocast)
-    progress:bool=True, # show a bar
-)->Planted: # raises `RuntimeError` if the network has not come to rely on the mark
-    "Train a copy of a network until it relies on a planted mark"
-    x, y, x_test = x[y!=target], y[y!=target], x_test[y_test!=target]
-    net = copy.deepcopy(model).requires_grad_(True).to(memory_format=torch.channels_last)
-    g, opt = torch.Generator().manual_seed(seed), torch.optim.SGD(net.parameters(), lr=lr, momentum=.9)
-    marked, at = plant(x_test, seed)
-    tests = dict(marked=marked, moved=plant(x_test, seed+1)[0], removed=x_test)
-    for epoch in progress_bar(range(epochs), desc='planting', unit='epoch', leave=False, show=progress):
-        batches = torch.randperm(len(x), generator=g).split(bs)
-        _train_epoch(net, opt, _half_marked(x, y, target, batches, seed+2+epoch*len(x)), half)
-        called = {k: _called(net, v, target, bs) for k,v in tests.items()}
-        shares = {k: v.double().mean().item() for k,v in called.items()}
-        if min(shares['marked'], shares['moved'])>=reliance and shares['removed']<=1-reliance:
-            sure = (called['marked'] & ~called['removed']).to(x.device)
-            return Planted(net.eval().requires_grad_(False), marked[sure], at[sure], target, shares)
-    raise RuntimeError(f'after {epochs} epochs the network does not rely on the mark: {shares}')
 
 # %% ../nbs/07_faithfulness.ipynb #e8efb514
 def on_mark(

@@ -135,6 +135,7 @@ def _of_function(f, z, rows):
     raise ValueError(f'target function must give one score an image, shape ({len(z)},)')
 
 def _of_class(t, rivals, z, rows):
+    "Of each row of `z` `(m, c)` the logit of class `t[row]`, minus the mean of its rivals' logits"
     s = z.gather(1, t[rows, None])[:, 0]
     return s if rivals is None else s - FINER_GAMMA*z.gather(1, rivals[rows]).mean(1)
 

@@ -25,10 +25,11 @@ from .core import absolute_source, changes, choose, is_main, world_size, write_f
 from cifar_cam.data import (CIFAR_MEAN, CIFAR_STD, check_classes, get_dl, get_dls, load_images,
     normalize)
 from .export import fold
-from .faithfulness import MEASURES, compare_methods, planted_cue, save_comparison
+from .faithfulness import MEASURES, compare_methods, save_comparison
 from .methods import METHODS
 from .model import SHIPPED, STAGES, flops, load_model, resnet18, save_weights
 from .optim import precision
+from .planted import planted_cue
 from .recipes import Recipe, load_recipe, save_recipe
 from .resume import CheckpointCB, PatienceCB, TensorBoardCB, load_checkpoint
 from .sources import SOURCES

@@ -280,10 +280,10 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)         # which no schedule moves
-    learn.training, learn.cbs = True, []
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)    # the first one is on a schedule
+    learn.training, learn.cbs = True, []                             # without the basic ones, too
     learn.net.train()
-    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]
+    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # a group's rate, relative to the others
     lrs, losses, avg = [], [], None
     batches = (b for _ in range(steps) for b in learn.train_dl)
     todo = zip(np.geomspace(lr_min, lr_max, steps), batches)

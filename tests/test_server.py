@@ -14,7 +14,7 @@ def server(tmp_path_factory):
     "`serve` for two pages, with a page that is one word, so that a kernel takes a second and not ten"
     pytest.importorskip('voila')
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
-    code = f'import cifar_cam.app as e; e.MOST_PAGES, e.GONE, e._code = 2, 3, lambda *_: "import ipywidgets\\nipywidgets.HTML(\'ready\')"; e.serve(port={port}, browser=False)'
+    code = f'import cifar_cam.server as e; e.MOST_PAGES, e.GONE, e._code = 2, 3, lambda *_: "import ipywidgets\\nipywidgets.HTML(\'ready\')"; e.serve(port={port}, browser=False)'
     with subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path_factory.mktemp('server'), stderr=subprocess.DEVNULL) as p:
         try:
             wait_until(lambda: not socket.socket().connect_ex(('127.0.0.1', port)))
@@ -80,7 +80,7 @@ def test_a_page_loaded_again_and_again_has_one_kernel_and_asks_nobody_else(serve
     assert left==[]
 
 def test_no_host_is_no_address(monkeypatch):
-    from cifar_cam.app import serve
+    from cifar_cam.server import serve
     def listens(*a, **kw): raise AssertionError('it would listen')
     monkeypatch.setattr(pytest.importorskip('voila.app').Voila, 'launch_instance', listens)
     with pytest.raises(ValueError, match='host must be an address'): serve(host='', browser=False)
