@@ -201,12 +201,13 @@ def _maps(run, scorers, method, bs):
     for scorer in scorers:
         scores = scorer(run.logits, rows)
         grads = _backward(scores, taps, keep=scorer is not scorers[-1])
-        def again(layer, i, new): return _again(run, scorer, bs, known, layer, i, new)
+        def again(layer, i, new): return _again(run, scorer, bs, known, layer, i, new)    # see below
         with torch.no_grad():
             for n,g in grads.items():
                 A, g = (_full(as_maps(v, taps.reshape)) for v in (taps.acts[n].detach(), g))
-                more = bs, partial(again, None), partial(again, n)
-                L = weighted_sum(A, method.weights(Evidence(A, g, run.x, _full(scores.detach()), *more)))
+                seen = Evidence(A, g, run.x, _full(scores.detach()), bs,
+                                score_images=partial(again, None), score_acts=partial(again, n))
+                L = weighted_sum(A, method.weights(seen))
                 out[n].append(L.relu() if method.rectify else L)
     return [torch.stack(ms, 1) for ms in out.values()]
 
@@ -228,7 +229,7 @@ def explain(
     if smooth<0 or bs<1 or not noise>=0:
         raise ValueError('smooth and noise must be 0 or more and bs at least 1, '
                          f'not {smooth}, {noise} and {bs}')
-    with visit(model) as model:
+    with visit(model) as model:  # in evaluation mode, and as it was afterwards
         x = x.detach().clone() if x.is_inference() else x.detach()
         names = _names(model, x, layers, reshape)
         warn_of_batches(model)
