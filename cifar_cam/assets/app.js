@@ -1,7 +1,8 @@
-// Keys and clicks that ipywidgets does not hear. A key clicks what is there; a cell of the confusion matrix goes into a hidden field.
+// Keys and clicks that ipywidgets does not hear. A key clicks what is there.
+// A cell of the confusion matrix goes into a hidden field.
 if (!window.cifarCam) {
   window.cifarCam = true
-  const TARGETS = 3                        // predicted, true and their difference come first in the menu
+  const TARGETS = 3                       // predicted, true and their difference come first in the menu
 
   function change(field, value) {
     if (field.matches('select')) field.selectedIndex = value; else field.value = value
