@@ -257,7 +257,7 @@ def _place(name):
     parts = _parts(name)
     at = [i for i,p in enumerate(parts[:-2]) if p in SPLITS]
     if not at: return None
-    last = len(parts)-3                   # a/train/cat/1.png; deeper files, as train/cat/old/1.png: the first
+    last = len(parts)-3                # of a/train/cat/1.png; for train/cat/old/1.png the first counts
     i = last if last in at else at[0]
     return parts[i], parts[i+1], '/'.join(parts[i+2:])
 

@@ -283,7 +283,7 @@ def lr_find(
     learn.opt = make_optimizer(learn.model.parameters(), recipe)    # the first one is on a schedule
     learn.training, learn.cbs = True, []                             # without the basic ones, too
     learn.net.train()
-    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # a group's rate, relative to the others
+    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # rates relative to each other
     lrs, losses, avg = [], [], None
     batches = (b for _ in range(steps) for b in learn.train_dl)
     todo = zip(np.geomspace(lr_min, lr_max, steps), batches)
