@@ -1,10 +1,12 @@
 "Two tests at a time, one core for each; and what was tried, printed at the end: pictures of pages, and the table of faults"
-import os
+import os, signal
 import pytest
 
 FAULTS, PICTURES = [], {}
 
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')     # before torch is imported, and for its children
+
+if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
 def pytest_sessionfinish(session):
     "Let the process that prints know what was tried in this one"
