@@ -8,6 +8,12 @@ if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', 
 
 if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
+LONGEST = 'test_faithfulness_scores', 'test_pages_work_in_a_browser'
+
+def pytest_collection_modifyitems(items):
+    "The longest first, so that no core waits for them at the end"
+    items.sort(key=lambda item: not item.name.startswith(LONGEST))
+
 def pytest_sessionfinish(session):
     "Let the process that prints know what was tried in this one"
     if hasattr(session.config, 'workeroutput'): session.config.workeroutput['tried'] = FAULTS, PICTURES
