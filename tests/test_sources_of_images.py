@@ -170,8 +170,11 @@ def test_out_of_memory_is_not_called_a_damaged_file(tmp_path, monkeypatch):
 
 def test_a_mistake_of_ours_is_not_called_a_damaged_file(tmp_path, monkeypatch):
     def mistaken(*_): return None+1
-    monkeypatch.setattr('cifar_cam.data.ImageSet', mistaken)
-    with pytest.raises(TypeError): load(folder(tmp_path/'d', 'train/cat/1.png', 'test/cat/1.png'))
+    root = folder(tmp_path/'d', 'train/cat/1.png', 'test/cat/1.png')
+    for name in ('sources._place', 'sources._rgb', 'data.ImageSet'):
+        with monkeypatch.context() as m:
+            m.setattr(f'cifar_cam.{name}', mistaken)
+            with pytest.raises(TypeError): load(root)
 
 MEMORY = '''
 import os, resource, sys
