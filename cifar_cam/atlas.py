@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import eval_mode, is_main, progress_bar, rank, world_size, write_file
+from .core import eval_mode, is_main, progress_bar, rank, reading, world_size, write_file
 from .gradcam import CamResult, explain
 from .model import STAGES
-from .runs import PATIENCE, new_run, reading
+from .runs import PATIENCE, new_run
 
 # %% ../nbs/engine/atlas.ipynb #bf60e54b
 def _both_targets(model, x, y):

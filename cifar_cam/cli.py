@@ -15,14 +15,14 @@ from fastcore.script import anno_parser
 from tqdm import tqdm
 
 from . import __version__
-from .recipes import RECIPES
+from .core import is_main, rank, world_size
+from .recipes import RECIPES, get_recipe
 
 # %% ../nbs/09_cli.ipynb #7fe2a4b7
 def _recipe(name, seed, epochs, weights=None):
     "The recipe called `name`, with other seed and epochs if they are given"
-    from cifar_cam.core import choose
     given = {k: v for k,v in dict(seed=seed, epochs=epochs).items() if v is not None}
-    recipe = replace(choose(RECIPES, name, 'recipe'), **given)
+    recipe = replace(get_recipe(name), **given)
     recipe.starts_from(weights)
     return recipe
 
@@ -58,7 +58,7 @@ def run(
 def _check_run(data, mistakes):
     "Say before the training what would go wrong after it"
     from cifar_cam.data import load_images
-    if int(os.environ.get('WORLD_SIZE', 1))>1:
+    if world_size()>1:
         raise ValueError('run works in one process: use train, then evaluate and report')
     if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
     load_images(data, 'test')
@@ -74,7 +74,7 @@ def _print_plan(recipe, plan):
 def _print_trained(weights):
     "What came out of a training, and what to do next"
     from cifar_cam.runs import read_history
-    if not _is_main(): return
+    if not is_main(): return
     last = read_history(weights.parent)[-1]
     print(f'weights  {weights}')
     if (a := last['valid_accuracy']) is not None:
@@ -259,8 +259,6 @@ def _no_workers_left():
         if can: signal.signal(signal.SIGCHLD, was)
         raise
 
-def _is_main(): return os.environ.get('RANK', '0')=='0'          # of several, the one that speaks
-
 def _say(text): print(f'cifar-cam: {text}', file=sys.stderr, flush=True)
 
 def _note(message, category, *_, **__):
@@ -272,7 +270,7 @@ def _call(name, argv):
     "Run a command; raises what it raises, or `SystemExit` for help and wrong options"
     f, asks_help = COMMANDS[name], bool({'-h', '--help'} & set(argv))
     args = vars(_parser(name, asks_help).parse_args(argv))
-    if _is_main() and 'torch' not in sys.modules: _say('loading torch and the data...')
+    if is_main() and 'torch' not in sys.modules: _say('loading torch and the data...')
     with warnings.catch_warnings(), _no_workers_left():
         warnings.simplefilter('default')
         warnings.showwarning = _note
@@ -299,8 +297,8 @@ def _run(argv):
     except BrokenPipeError: raise
     except (KeyboardInterrupt, ValueError, MemoryError, OSError, RuntimeError, ImportError) as e:
         code, text = _failed(e)
-        who = 'cifar-cam' if _is_main() else f'cifar-cam, process {os.environ["RANK"]}'
-        if _is_main() or code!=130: print(f'{who}: {text.splitlines()[0]}', file=sys.stderr)
+        who = 'cifar-cam' if is_main() else f'cifar-cam, process {rank()}'
+        if is_main() or code!=130: print(f'{who}: {text.splitlines()[0]}', file=sys.stderr)
         return code
     return 0
 

@@ -10,7 +10,6 @@ import base64, html, json
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from threading import RLock
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import choose, eval_mode
+from .core import ASSETS, choose, eval_mode
 from .data import CIFAR_MEAN, CIFAR_STD, check_classes, load_images, normalize
 from .gradcam import METHODS, CamResult, default_layers, explain
 from .methods import NoMap
@@ -296,7 +295,7 @@ def page(self:Explorer,
         images = [*mistakes[:25], *self.positions('correct')[:25]]
     if not len(images): raise ValueError('no images to show')
     data = json.dumps(self._page_data(np.asarray(images), method, cmap)).replace('<', '\\u003c')
-    template = (files('cifar_cam')/'assets'/'explorer.html').read_text(encoding='utf-8')
+    template = (ASSETS/'explorer.html').read_text(encoding='utf-8')
     return Page(template.replace('__DATA__', data))
 
 @patch

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .core import choose, md_table, progress_bar, write_file
+from .core import choose, md_table, progress_bar, reading, write_file
 from .gradcam import METHODS, class_numbers, explain
 from .layers import check_logits, visit
 
@@ -393,8 +393,6 @@ def compare_methods(
     return Comparison(values, {l: _agreement(ranks, l) for l in base.maps}, refused)
 
 # %% ../nbs/07_faithfulness.ipynb #448f311c
-_DAMAGE = AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError # by other JSON
-
 def save_comparison(
     path:str, # a JSON file
     comparison:Comparison, # to write
@@ -408,6 +406,21 @@ def save_comparison(
     d = dict(values=joined(values), refused=joined(comparison.refused), agreement=agreement)
     write_file(path, json.dumps(about | d).encode())
 
+# %% ../nbs/07_faithfulness.ipynb #448f3121
+def _are_rows(v, kind):
+    "Whether `v` is a list of lists of numbers"
+    def is_row(r): return isinstance(r, list) and all(isinstance(e, kind) for e in r)
+    return isinstance(v, list) and all(map(is_row, v))
+
+def _check_tables(d):
+    "Refuse JSON that is no comparison"
+    if not isinstance(d, dict): raise ValueError('no tables by name')
+    good = dict(values=lambda v: _are_rows(v, int|float), refused=lambda v: isinstance(v, str),
+                agreement=lambda v: _are_rows(v, int|float|None))
+    for name,is_good in good.items():
+        if not isinstance(d.get(name), dict) or not all(map(is_good, d[name].values())):
+            raise ValueError(f'no {name}')
+
 def load_comparison(
     path:str # a file that `save_comparison` wrote
 )->tuple: # the `Comparison`, and a dict of what else is known
@@ -415,9 +428,9 @@ def load_comparison(
     if not Path(path).is_file(): raise FileNotFoundError(f'no comparison {str(path)!r}')
     def split(d): return {tuple(k.split('|')): v for k,v in d.items()}
     def rows(v): return torch.tensor([[math.nan if e is None else e for e in r] for r in v])
-    try:
+    with reading(path):
         d = json.loads(Path(path).read_text(encoding='utf-8'))
+        _check_tables(d)
         values, refused, agreement = (d.pop(k) for k in ('values', 'refused', 'agreement'))
         values, agreement = split(values), {k: rows(v) for k,v in agreement.items()}
         return Comparison({k: torch.tensor(v) for k,v in values.items()}, agreement, split(refused)), d
-    except _DAMAGE as e: raise ValueError(f'{path} is damaged: {type(e).__name__}: {e}') from None

@@ -22,7 +22,7 @@ from .gradcam import explain
 from .model import STAGES, load_model
 from .runs import (check_fingerprint, evaluate_run, norm_stats, read_history, read_recipe,
     read_run, recipe_dls)
-from .viz import (Figure, overlay_cam, overlay_difference, plot_confusion, plot_history,
+from .viz import (Figure, overlay_cam, overlay_difference, panels, plot_confusion, plot_history,
     show_batch, show_cams, show_image, show_misclassified, show_predictions)
 
 # %% ../nbs/08_report.ipynb #684851a3
@@ -89,15 +89,15 @@ def map_panels(
     big, probs, target = enlarged(im, size), result.logits[0].softmax(0), result.target[0].tolist()
     names = [f'{classes[c]} {probs[c]:.0%}' for c in target]
     versus = ' − '.join(classes[c] for c in target)
-    panels = []
+    out = []
     for r,paint,abouts in ((result, overlay_cam, names),
                            (result.difference(), overlay_difference, [versus])):
-        drawn, top = r.normalized().resized(size).maps, r.top()
+        drawn = panels(r, r.normalized().resized(size), len(abouts))
         for j,about in enumerate(abouts):
             for k in layers:
-                cam = drawn[k][0].view(-1, size, size)[j].detach().cpu().numpy()
-                panels.append(Panel(k, about, top[k][0].view(-1)[j].item(), paint(big, cam)))
-    return panels
+                cam, top = drawn[k][0][j]
+                out.append(Panel(k, about, top, paint(big, cam)))
+    return out
 
 # %% ../nbs/08_report.ipynb #bde3210e
 def cards(ims, ev, model, k):

@@ -14,7 +14,7 @@ import torch
 
 from .core import changes, write_file
 from .parallel import get_rng, made_of, set_rng
-from .train import SCHEDULES, Callback, CancelFit, Learner, MetricsCB, check_finite
+from .train import SCHEDULES, Callback, Learner, MetricsCB, check_finite
 
 # %% ../nbs/engine/resume.ipynb #618e1128
 def batches_done(learn):
