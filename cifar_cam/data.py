@@ -83,12 +83,12 @@ def check_classes(
     outputs:int, # how many outputs it has
 ): # raises `ValueError` that names both
     "Refuse a network that was trained for other classes than the data's, or in another order"
-    data, names = ims.source or 'the data', tuple(known or (CLASSES if outputs==len(CLASSES) else ()))
-    if len(names or range(outputs))!=len(ims.classes):
-        raise ValueError(f'{data} has {len(ims.classes)} classes; the network has {outputs} outputs')
-    if names and names!=tuple(ims.classes):
-        theirs, ours = ', '.join(ims.classes), ', '.join(names)
-        raise ValueError(f'{data} has classes {theirs}; the network knows {ours}')
+    data, of_data = ims.source or 'the data', tuple(ims.classes)
+    of_net = tuple(known or (CLASSES if outputs==len(CLASSES) else ()))
+    if (len(of_net) or outputs)!=len(of_data):
+        raise ValueError(f'{data} has {len(of_data)} classes; the network has {outputs} outputs')
+    if of_net and of_net!=of_data:
+        raise ValueError(f'{data} has classes {", ".join(of_data)}; the network knows {", ".join(of_net)}')
 
 # %% ../nbs/00_data.ipynb #b3d1e929
 @patch
@@ -186,9 +186,13 @@ class BatchDataset(Dataset):
 # %% ../nbs/00_data.ipynb #7e595b41
 DataLoaders = namedtuple('DataLoaders', 'train valid')
 
-def _as_is(batch): return batch
+def _as_is(batch):
+    "What `BatchDataset` returns is a batch already"
+    return batch
 
-def _ignore_interrupts(worker): signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_interrupts(worker):
+    "Ctrl-C is for the main process, which then ends its workers"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 def get_dl(
     ims:ImageSet, # the images

@@ -135,7 +135,7 @@ def _of_function(f, z, rows):
     raise ValueError(f'target function must give one score an image, shape ({len(z)},)')
 
 def _of_class(t, rivals, z, rows):
-    "Of each row of `z` `(m, c)` the logit of class `t[row]`, minus the mean of its rivals' logits"
+    "For row `i` of `z` `(m, c)` the logit of class `t[rows[i]]`, minus the mean of its rivals' logits"
     s = z.gather(1, t[rows, None])[:, 0]
     return s if rivals is None else s - FINER_GAMMA*z.gather(1, rivals[rows]).mean(1)
 
@@ -144,14 +144,14 @@ def _closest(z, t, n):
     gaps = (z - z.gather(1, t[:, None])).abs().scatter(1, t[:, None], torch.inf)
     return gaps.topk(min(n, z.shape[1]-1), largest=False).indices
 
-def _scorers(logits, target, rivals):
+def _scorers(logits, target, n_rivals):
     "The classes explained, and for each a function of logits `(m, c)` and their images `(m,)`"
     if callable(target):
-        if not rivals: return None, [partial(_of_function, target)]
+        if not n_rivals: return None, [partial(_of_function, target)]
         raise NoMap('a method that compares classes needs classes for its target, not a function')
     t = class_numbers(logits, target)
     columns = t.view(len(t), -1).unbind(1)
-    return t, [partial(_of_class, c, _closest(logits, c, rivals) if rivals else None) for c in columns]
+    return t, [partial(_of_class, c, _closest(logits, c, n_rivals) if n_rivals else None) for c in columns]
 
 # %% ../nbs/03_gradcam.ipynb #4ad2bb5d
 def _names(model, x, layers, reshape):
@@ -197,16 +197,19 @@ def _full(v):
 def _maps(run, scorers, method, bs):
     "For every layer the maps `(n, t, h, w)`, one for each of `t` scorers"
     taps, rows = run.taps, torch.arange(len(run.x), device=run.x.device)
-    out, known = {n: [] for n in taps.layers}, {} if len(scorers)>1 else None
+    out = {n: [] for n in taps.layers}
+    known = {} if len(scorers)>1 else None           # answers that serve for every scorer
     for scorer in scorers:
         scores = scorer(run.logits, rows)
         grads = _backward(scores, taps, keep=scorer is not scorers[-1])
-        def again(layer, i, new): return _again(run, scorer, bs, known, layer, i, new)    # see below
+        def again(layer, i, new):                    # scores with `new` in a layer's place; see below
+            return _again(run, scorer, bs, known, layer, i, new)
         with torch.no_grad():
             for n,g in grads.items():
                 A, g = (_full(as_maps(v, taps.reshape)) for v in (taps.acts[n].detach(), g))
                 seen = Evidence(A, g, run.x, _full(scores.detach()), bs,
-                                score_images=partial(again, None), score_acts=partial(again, n))
+                                score_images=partial(again, None),      # no layer: in the image's place
+                                score_acts=partial(again, n))
                 L = weighted_sum(A, method.weights(seen))
                 out[n].append(L.relu() if method.rectify else L)
     return [torch.stack(ms, 1) for ms in out.values()]

@@ -90,12 +90,12 @@ def map_panels(
     names = [f'{classes[c]} {probs[c]:.0%}' for c in target]
     versus = ' − '.join(classes[c] for c in target)
     out = []
-    for r,paint,abouts in ((result, overlay_cam, names),
-                           (result.difference(), overlay_difference, [versus])):
+    for r,paint,abouts in ((result, overlay_cam, names),                          # two maps a layer
+                           (result.difference(), overlay_difference, [versus])):  # one map a layer
         drawn = panels(r, r.normalized().resized(size), len(abouts))
         for j,about in enumerate(abouts):
             for k in layers:
-                cam, top = drawn[k][0][j]
+                cam, top = drawn[k][0][j]                                         # image 0, map j
                 out.append(Panel(k, about, top, paint(big, cam)))
     return out
 

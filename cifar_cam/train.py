@@ -196,9 +196,10 @@ def _advice(learn):
 class FiniteCB(Callback):
     "Ends a run whose loss or weights are NaN or infinite, before anything of it is saved"
     order = -20
-    def after_epoch(self, learn): check_finite(learn)
+    def after_epoch(self, learn): check_finite(learn)             # `learn.epoch` counts those that are over
     def after_batch(self, learn):
-        if not learn.training or learn.loss.device.type!='cpu' and learn.step%20: return
+        if not learn.training: return
+        if learn.loss.device.type!='cpu' and learn.step%20: return   # there, to read a loss is to wait
         loss = learn.loss.item()
         if not math.isfinite(loss):
             raise RuntimeError(f'the loss is {loss} in epoch {learn.epoch+1}, {_advice(learn)}')
@@ -280,12 +281,12 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)    # the first one is on a schedule
-    learn.training, learn.cbs = True, []                             # without the basic ones, too
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)    # in place of the one with a schedule
+    learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
-    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # rates relative to each other
+    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # a group may have a rate of its own
     lrs, losses, avg = [], [], None
-    batches = (b for _ in range(steps) for b in learn.train_dl)
+    batches = (b for _ in range(steps) for b in learn.train_dl)      # as many epochs as it needs
     todo = zip(np.geomspace(lr_min, lr_max, steps), batches)
     for lr,(learn.xb,learn.yb) in progress_bar(todo, total=steps, desc='lr_find', leave=False):
         for g,ratio in zip(learn.opt.param_groups, ratios): g['lr'] = lr*ratio
