@@ -30,7 +30,7 @@ def data_url(
 )->str:
     "An address that holds the picture"
     f = io.BytesIO()
-    Image.fromarray(im).save(f, 'png')
+    Image.fromarray(im).save(f, 'png', compress_level=1)
     return f'data:image/png;base64,{base64.b64encode(f.getvalue()).decode()}'
 
 def img(

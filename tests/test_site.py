@@ -133,11 +133,17 @@ def test_symbols_are_linked_and_source_is_shown(site):
     for t in ('first_network', 'read_a_mistake', 'your_own', 'scaling_out'): assert 'After this page' in (site/'tutorials'/f'{t}.html').read_text(encoding='utf-8')
     assert re.search(r'<a href="(\./)?data\.html#load_images"', (site/'train.html').read_text(encoding='utf-8')+(site/'cli.html').read_text(encoding='utf-8')+(site/'explorer.html').read_text(encoding='utf-8')+(site/'data.html').read_text(encoding='utf-8'))
 
-NO_TOKENS = dict(exclude=[['pre span']])                      # the colours of code in the dark are those of one page, and take most of the time
+NO_TOKENS = dict(exclude=[['pre span']])                      # axe would measure each of 20,000; CONTRAST measures one of each kind
 CONTRAST = """() => {
-  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => (v /= 255) <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b }
-  const a = light(getComputedStyle(document.querySelector('.smalldocs-search .bi-search')).color), b = light(getComputedStyle(document.querySelector('.smalldocs-search input')).backgroundColor)
-  return (Math.max(a, b) + .05)/(Math.min(a, b) + .05) }"""
+  const rgba = c => { const [r, g, b, a = 1] = c.match(/[\\d.]+/g).map(Number); return [r, g, b, a] }
+  const over = (top, below) => [0, 1, 2].map(i => top[3]*top[i] + (1 - top[3])*below[i])
+  const ground = e => over(rgba(getComputedStyle(e).backgroundColor), e.parentElement ? ground(e.parentElement) : [255, 255, 255])
+  const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b }
+  const ratio = (text, back) => { const on = ground(back), a = light(over(rgba(getComputedStyle(text).color), on)), b = light(on); return (Math.max(a, b) + .05)/(Math.min(a, b) + .05) }
+  const kinds = new Map()
+  document.querySelectorAll('pre span[class]').forEach(e => kinds.set(`${e.closest('pre').className}|${e.parentElement.className}|${e.className}`, e))
+  return [['search', ratio(document.querySelector('.smalldocs-search .bi-search'), document.querySelector('.smalldocs-search input'))],
+          ...[...kinds].map(([kind, e]) => [kind, ratio(e, e)])] }"""
 
 WRAPPED = """() => {
   document.querySelectorAll('details').forEach(d => d.open = true)
@@ -156,7 +162,7 @@ def test_pages_work_in_a_browser_without_a_network(site, request, tmp_path, widt
     shots.mkdir(parents=True, exist_ok=True)
     with subprocess.Popen([sys.executable, '-m', 'http.server', '0', '--bind', '127.0.0.1', '-d', site], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | dict(PYTHONUNBUFFERED='1'), text=True) as server, sync_playwright() as p:
         base = re.search(r'http://[\d.:]+', server.stdout.readline())[0]
-        browser, said = p.chromium.launch(executable_path=chromium, args=['--no-sandbox']), []
+        browser, said, kinds = p.chromium.launch(executable_path=chromium, args=['--no-sandbox']), [], set()
         def open_page(name):
             page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme)
             page.on('console', lambda m: said.append((name, m.text)) if m.type in ('error', 'warning') else None)
@@ -173,9 +179,12 @@ def test_pages_work_in_a_browser_without_a_network(site, request, tmp_path, widt
                 assert all('local' in w for w in wide), name                        # an edge says that there is more
                 assert not (wide and width==1300 and 'recipes_compared' in name)
                 assert page.locator('details.contents > summary').is_visible(), name
-                assert page.evaluate(CONTRAST)>3, name
+                (icon, *tokens) = page.evaluate(CONTRAST)
+                assert icon[1]>3, name
+                said += [(name, scheme, kind, ratio) for kind,ratio in tokens if ratio<4.5]
+                kinds |= {kind for kind,_ in tokens}
                 page.screenshot(path=shots/f'{f.stem}-{width}-{scheme}.png', full_page=f.stem=='index')
-                said += [(name, scheme, v['id'], v['nodes'][0]['html'][:200]) for v in Axe().run(page, context=None if width==1300 or f.stem=='recipes' else NO_TOKENS).response['violations'] if v['impact'] in ('serious', 'critical')]
+                said += [(name, scheme, v['id'], v['nodes'][0]['html'][:200]) for v in Axe().run(page, context=NO_TOKENS).response['violations'] if v['impact'] in ('serious', 'critical')]
                 if width==1300: said += [(name, 'wraps', line) for line in page.evaluate(WRAPPED)]
                 page.close()
             if width==1300:
@@ -184,4 +193,4 @@ def test_pages_work_in_a_browser_without_a_network(site, request, tmp_path, widt
                 page.wait_for_selector('a[href*="gradcam.html"][href*="explain"]')
                 page.screenshot(path=shots/'search.png')
         finally: server.terminate()
-    assert said==[]
+    assert said==[] and len(kinds)>20
