@@ -88,7 +88,8 @@ def check_classes(
     if (len(of_net) or outputs)!=len(of_data):
         raise ValueError(f'{data} has {len(of_data)} classes; the network has {outputs} outputs')
     if of_net and of_net!=of_data:
-        raise ValueError(f'{data} has classes {", ".join(of_data)}; the network knows {", ".join(of_net)}')
+        there, known = ', '.join(of_data), ', '.join(of_net)
+        raise ValueError(f'{data} has classes {there}; the network knows {known}')
 
 # %% ../nbs/00_data.ipynb #b3d1e929
 @patch

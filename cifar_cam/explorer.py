@@ -167,7 +167,7 @@ def _compute(self:Explorer, x, c, method, layers):
     "All layers at once if each of them has a map, else one by one"
     try: return explain(self.model, x, c, layers, method).maps
     except NoMap as e:
-        if len(layers)==1: return {layers[0]: NoMap(str(e))}    # of several: ask one by one
+        if len(layers)==1: return {layers[0]: NoMap(str(e))}    # without the tensors of its traceback
     return {k: v for l in layers for k,v in self._compute(x, c, method, [l]).items()}
 
 # %% ../nbs/05_explorer.ipynb #0be6a8d2

@@ -151,7 +151,8 @@ def _scorers(logits, target, n_rivals):
         raise NoMap('a method that compares classes needs classes for its target, not a function')
     t = class_numbers(logits, target)
     columns = t.view(len(t), -1).unbind(1)
-    return t, [partial(_of_class, c, _closest(logits, c, n_rivals) if n_rivals else None) for c in columns]
+    def rivals(c): return _closest(logits, c, n_rivals) if n_rivals else None
+    return t, [partial(_of_class, c, rivals(c)) for c in columns]
 
 # %% ../nbs/03_gradcam.ipynb #4ad2bb5d
 def _names(model, x, layers, reshape):
@@ -235,7 +236,7 @@ def explain(
     with visit(model) as model:  # in evaluation mode, and as it was afterwards
         x = x.detach().clone() if x.is_inference() else x.detach()
         names = _names(model, x, layers, reshape)
-        warn_of_batches(model)
+        warn_of_batches(model)   # of layers that mix a batch's images even in evaluation mode
         run = _forward(model, x, names, reshape)
         logits = run.logits.detach()
         classes, scorers = _scorers(logits, target, how.rivals)
@@ -254,7 +255,8 @@ def _again(run, scorer, bs, known, layer, i, new):
                     'choose another method')
     def logits(part):
         if layer is None: return run.model(part.to(run.x.dtype, copy=True))
-        return run_with(run.model, run.x[i:i+1], run.taps.layers[layer], part, run.taps.runs[layer])
+        last = run.taps.runs[layer]                  # of a layer that runs more than once, the last run
+        return run_with(run.model, run.x[i:i+1], run.taps.layers[layer], part, last)
     def remembered(part):
         if known is None: return logits(part)
         key = layer, i, crc32(part.float().contiguous().cpu().numpy().tobytes())

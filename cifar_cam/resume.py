@@ -24,7 +24,7 @@ def batches_done(learn):
 def _state(learn):
     "Everything that the rest of a run depends on"
     for cb in learn.cbs:
-        if isinstance(cb, Rest) and cb.d: return cb.d    # just loaded: that is still the state
+        if isinstance(cb, Rest) and cb.d: return cb.d    # loaded (below), and no step since
     done, metrics = batches_done(learn), learn.metrics
     sums = learn.accelerator.reduce(metrics.train.clone()) if done else 0
     return dict(
@@ -159,7 +159,7 @@ class CheckpointCB(Callback):
     def _interrupt(self, *_):
         now = time.monotonic()
         if self.interrupted is None: self.interrupted = now
-        elif now-self.interrupted>1: raise KeyboardInterrupt    # a launcher repeats the first at once
+        elif now-self.interrupted>1: raise KeyboardInterrupt    # sooner, it is the launcher's
 
     def after_batch(self, learn):
         save, stop = self._agree(learn)

@@ -92,7 +92,7 @@ class Learner:
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
         self.loss_func = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.data = {}                           # from which images it learns, if that is to be noted
+        self.data = {}                           # what checkpoints note of the images (page *resume*)
         self.accelerator = get_accelerator()
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
         self.metrics = MetricsCB()
@@ -107,7 +107,7 @@ class Learner:
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
     self('before_batch')
-    net = self.net if self.training else self.model
+    net = self.net if self.training else self.model    # validation needs no word from other processes
     with autocast(self.xb.device, self.mixed_precision): self.preds = net(self.xb).float()
     self.loss = self.loss_func(self.preds, self.yb)
     if self.training:
@@ -196,7 +196,7 @@ def _advice(learn):
 class FiniteCB(Callback):
     "Ends a run whose loss or weights are NaN or infinite, before anything of it is saved"
     order = -20
-    def after_epoch(self, learn): check_finite(learn)             # `learn.epoch` counts those that are over
+    def after_epoch(self, learn): check_finite(learn)     # by now `learn.epoch` counts this epoch, too
     def after_batch(self, learn):
         if not learn.training: return
         if learn.loss.device.type!='cpu' and learn.step%20: return   # there, to read a loss is to wait
@@ -281,7 +281,7 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)    # in place of the one with a schedule
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # the schedule has changed the first
     learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # a group may have a rate of its own
