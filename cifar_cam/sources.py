@@ -11,6 +11,7 @@ import hashlib, io, json, os, pickle, socket, stat, struct, tarfile, warnings, z
 from collections import namedtuple
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from .core import ASSETS, progress_bar
 
 # %% ../nbs/engine/sources.ipynb #499d75a5
 SPLITS = ('train', 'test')
-SOURCES = ('sample', 'cifar10')    # those that have a name; all others are paths
+SOURCES = ('jpeg', 'sample', 'cifar10')    # those that have a name; all others are paths
 SIDE = 32    # height and width of a CIFAR-10 image
 
 # `classes`: names, or None for the ten of CIFAR-10; `index`: official positions, or None
@@ -319,14 +320,18 @@ def _write_cache(cache, found):
     except OSError as e: warnings.warn(f'could not keep a cache in {cache.parent} ({e})')
 
 # %% ../nbs/engine/sources.ipynb #e2355ff5
-def _read_path(path, split, root, size):
-    "Images and labels of a folder or archive, from the cache in `root` if they are there"
+def _cached(read, path, split, root, size):
+    "What `read` makes of `path`, from the cache in `root` if it is there"
     cache = Path(root)/f'{path.name}-{split}-{_digest(path, split, size)}.npz'
     found = _read_cache(cache)
     if found is None:
-        found = _read_files(path, split, size)
+        found = read(path, split, size)
         _write_cache(cache, found)
-    return found._replace(source=_printable(path.name))
+    return found
+
+def _read_path(path, split, root, size):
+    "Images and labels of a folder or archive"
+    return _cached(_read_files, path, split, root, size)._replace(source=_printable(path.name))
 
 def _read_files(path, split, size):
     try:
@@ -338,6 +343,23 @@ def _read_files(path, split, size):
         raise ValueError(f'{_printable(path)} cannot be read to its end: {why}') from None
     if found is not None: return found
     raise ValueError(f'{path} has neither {split}/<class>/*.png|jpg nor CIFAR-10 batches for {split!r}')
+
+# %% ../nbs/engine/sources.ipynb #9e6a0002
+def _read_jpeg(path, split, size):
+    "The images and labels of a split in the bundled file"
+    with np.load(path) as d:
+        head, scans, labels = d['head'].tobytes(), d[f'{split}_scans'].tobytes(), d[f'{split}_labels']
+        ends = d[f'{split}_sizes'].cumsum(dtype=int).tolist()
+    ims = np.empty((len(labels), size, size, 3), np.uint8)
+    todo = progress_bar(pairwise([0, *ends]), total=len(ims), desc=f'reading jpeg/{split}',
+                        unit=' images', leave=False)
+    for im,(a,b) in zip(ims, todo):
+        im[:] = Image.open(io.BytesIO(head + scans[a:b] + b'\xff\xd9'))       # the mark of the end
+    return Loaded(ims, labels.astype(int), None, None, '')
+
+def _jpeg(split, root):
+    found = _cached(_read_jpeg, ASSETS/'cifar10-jpeg.npz', split, root, SIDE)
+    return found._replace(index=np.arange(len(found.labels)), source='CIFAR-10 as JPEG')
 
 # %% ../nbs/engine/sources.ipynb #5a56eb02
 def _download(root):
@@ -370,7 +392,7 @@ def _resized(ims, size):
     return np.stack([Image.fromarray(im).resize((size, size), Image.Resampling.BICUBIC) for im in ims])
 
 def read_source(
-    source:str, # `'sample'`, `'cifar10'`, or a folder or `.tar.*` archive
+    source:str, # a name in `SOURCES`, or a folder or `.tar.*` archive
     split:str, # `'train'` or `'test'`
     root:str=None, # folder for downloads and caches; `None`: `cifar_cam` in the user's cache folder
     size:int=SIDE, # height and width of the images, pixels
@@ -379,7 +401,8 @@ def read_source(
     if split not in SPLITS: raise ValueError(f'unknown split {split!r}; have {", ".join(SPLITS)}')
     if not 1<=size<=1024: raise ValueError(f'size must be from 1 to 1024 pixels, not {size}')
     root = Path(root) if root else xdg_cache_home()/'cifar_cam'
-    if source=='sample': found = _sample(split)
+    if source=='jpeg': found = _jpeg(split, root)
+    elif source=='sample': found = _sample(split)
     elif source!='cifar10': found = _read_path(_path(source), split, root, size)
     else:
         found = _read_path(_download(root), split, root, size)
