@@ -136,6 +136,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'cifar_cam.data.channel_stats': ('data.html#channel_stats', 'cifar_cam/data.py'),
                                 'cifar_cam.data.check_classes': ('data.html#check_classes', 'cifar_cam/data.py'),
                                 'cifar_cam.data.denorm': ('data.html#denorm', 'cifar_cam/data.py'),
+                                'cifar_cam.data.doubtful_labels': ('data.html#doubtful_labels', 'cifar_cam/data.py'),
                                 'cifar_cam.data.get_dl': ('data.html#get_dl', 'cifar_cam/data.py'),
                                 'cifar_cam.data.get_dls': ('data.html#get_dls', 'cifar_cam/data.py'),
                                 'cifar_cam.data.load_images': ('data.html#load_images', 'cifar_cam/data.py'),

@@ -203,13 +203,13 @@ def _maps(run, scorers, method, bs):
     for scorer in scorers:
         scores = scorer(run.logits, rows)
         grads = _backward(scores, taps, keep=scorer is not scorers[-1])
-        def again(layer, i, new):                    # scores with `new` in a layer's place; see below
+        def again(layer, i, new):    # scores of `new` in place of image `i`'s output at `layer`; see below
             return _again(run, scorer, bs, known, layer, i, new)
         with torch.no_grad():
             for n,g in grads.items():
                 A, g = (_full(as_maps(v, taps.reshape)) for v in (taps.acts[n].detach(), g))
                 seen = Evidence(A, g, run.x, _full(scores.detach()), bs,
-                                score_images=partial(again, None),      # no layer: in the image's place
+                                score_images=partial(again, None),      # or in place of the image itself
                                 score_acts=partial(again, n))
                 L = weighted_sum(A, method.weights(seen))
                 out[n].append(L.relu() if method.rectify else L)

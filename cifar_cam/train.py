@@ -281,7 +281,8 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # the schedule has changed the first
+    # the first optimizer will not do: making its schedule has changed its rates
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)
     learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # a group may have a rate of its own
