@@ -18,7 +18,7 @@ from cifar_cam.recipes import get_recipe
 from cifar_cam.runs import make_learner, run_cost
 from cifar_cam.train import ProgressCB, evaluate
 
-FAST, DEMO, SIZES, WIDTH = get_recipe('fast'), get_recipe('demo'), ((0., 16), (.75, 24)), 24
+FAST, DEMO, SIZES, WIDTH = get_recipe('fast'), get_recipe('quick'), ((0., 16), (.75, 24)), 24
 VARIANTS = {
     'fast, short': {},
     'SGD, batches of 128 at a rate of 0.1, instead of Muon': dict(optimizer='SGD', optimizer_args=DEMO.optimizer_args, lr=.1, bs=128),

@@ -23,7 +23,7 @@ from cifar_cam.runs import TimeCB, machine
 from cifar_cam.train import Callback, Learner, evaluate
 
 BS = 128
-RECIPE = replace(get_recipe('demo'), name='bench', epochs=10_000, bs=BS, sizes=(), augment=CROP_FLIP, valid_pct=0.)
+RECIPE = replace(get_recipe('quick'), name='bench', epochs=10_000, bs=BS, sizes=(), augment=CROP_FLIP, valid_pct=0.)
 
 class WaitCB(Callback):
     "Seconds from the end of a batch to the moment the next one is there"

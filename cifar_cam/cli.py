@@ -26,6 +26,11 @@ def _recipe(name, seed, epochs, weights=None):
     recipe.starts_from(weights)
     return recipe
 
+def _which(data, recipe):
+    "All of CIFAR-10 and a recipe for it; the sample, or a folder of one's own, is for another recipe"
+    data = data or 'jpeg'
+    return data, recipe or ('demo' if data in ('jpeg', 'cifar10') else 'quick')
+
 def _list(text): return text and [t.strip() for t in text.split(',') if t.strip()]
 
 def _accuracy(m, split, more=''):
@@ -33,10 +38,17 @@ def _accuracy(m, split, more=''):
     return (f'accuracy {m["accuracy"]:.2%} ± {m["plus_minus"]:.2%}{more} '
             f'on {m["images"]:,} {split} images ({m["source"]})')
 
+def _cost(plan):
+    "A sentence on what a run will take"
+    return (f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["trained_on"]}), '
+            f'{plan["pflop"]:.3g} PFLOP, about {tqdm.format_interval(plan["seconds"])} '
+            f'on {plan["hardware"]}')
+
 # %% ../nbs/09_cli.ipynb #00d8dbf9
 def run(
-    data:str='sample', # 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
-    recipe:str='demo', # training recipe, a name in RECIPES
+    data:str=None, # images, a name in SOURCES (default: jpeg)
+    recipe:str=None, # training recipe, a name in RECIPES (default: demo; for few images quick)
+    quick:bool=False, # try it in two minutes, on the lossless sample
     weights:str=None, # skip training and use these weights: 'cifar10' (shipped) or a file
     mistakes:int=25, # how many mistakes to explain, at least 1
     epochs:int=None, # number of epochs, instead of the recipe's
@@ -46,14 +58,16 @@ def run(
 ):
     "Train, evaluate, find the mistakes, explain them, and write a report."
     from cifar_cam.report import write_report
-    from cifar_cam.runs import evaluate_run, run_folder, train_run
+    from cifar_cam.runs import evaluate_run, plan_run, run_folder, train_run
+    data, recipe = _which(data or ('sample' if quick or weights else None), recipe)
     _check_run(data, mistakes)
     r = _recipe(recipe, seed, epochs)
     with run_folder(r.name if weights is None else Path(weights).stem, out) as folder:
-        if weights is None: train_run(folder, r, data, tensorboard)
+        if weights is None:
+            print(f'training {r.name}: {_cost(plan_run(r, data))}', flush=True)
+            train_run(folder, r, data, tensorboard)
         m = evaluate_run(folder, data, weights)
-        print(f'{_accuracy(m, "test")}, {m["mistakes"]} mistakes')
-    print(f'report   {write_report(folder, mistakes)}')
+    _print_run(m, write_report(folder, mistakes))
 
 def _check_run(data, mistakes):
     "Say before the training what would go wrong after it"
@@ -67,9 +81,16 @@ def _check_run(data, mistakes):
 def _print_plan(recipe, plan):
     "What a run would be"
     for f in fields(recipe): print(f'{f.name:15} {getattr(recipe, f.name)}')
-    print(f'{plan["steps"]:,} steps with {plan["images"]:,} images ({plan["trained_on"]}), '
-          f'{plan["pflop"]:.3g} PFLOP, about {tqdm.format_interval(plan["seconds"])} '
-          f'on {plan["hardware"]} (timed in a few steps)')
+    print(_cost(plan))
+
+def _print_run(m, report):
+    "What a run has made, and how to go on"
+    folder = report.parent
+    for measured in (m, *m['others']): print(_accuracy(measured, 'test'))
+    pairs = ', '.join(f'{n} {actual} as {predicted}' for actual,predicted,n in m['most_confused'][:2])
+    print(f'mistakes {m["mistakes"]:,}' + (f', most often {pairs}' if pairs else ''))
+    print(f'report   {report}')
+    print(f'next     cifar-cam explore --weights {shlex.quote(str(folder/"model.safetensors"))}')
 
 def _print_trained(weights):
     "What came out of a training, and what to do next"
@@ -93,8 +114,8 @@ def _check_resume(run, **given):
 
 # %% ../nbs/09_cli.ipynb #30c0490d
 def train(
-    data:str=None, # 'sample' (bundled, default), 'cifar10' (downloaded), or a folder or .tar archive
-    recipe:str=None, # training recipe, a name in RECIPES (default: demo)
+    data:str=None, # images, a name in SOURCES (default: jpeg)
+    recipe:str=None, # training recipe, a name in RECIPES (default: demo; for few images quick)
     weights:str=None, # start from these weights, 'cifar10' (shipped) or a file (default: random ones)
     resume:str=None, # go on with the run in this folder, by its own recipe, data and weights
     epochs:int=None, # number of epochs, instead of the recipe's
@@ -111,8 +132,8 @@ def train(
     from cifar_cam.runs import plan_run, run_folder, train_run
     more = dict(tensorboard=tensorboard, num_workers=workers)
     if resume: return _print_trained(train_run(Path(resume), **more))
-    r = _recipe('demo' if recipe is None else recipe, seed, epochs, weights or dry_run)
-    data = 'sample' if data is None else data
+    data, recipe = _which(data, recipe)
+    r = _recipe(recipe, seed, epochs, weights or dry_run)
     if dry_run: return _print_plan(r, plan_run(r, data, workers, weights=weights))
     with run_folder(r.name, out) as folder:
         _print_trained(train_run(folder, r, data, weights=weights, **more))
@@ -120,7 +141,7 @@ def train(
 # %% ../nbs/09_cli.ipynb #b21a226b
 def evaluate(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
-    data:str='sample', # 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
+    data:str='sample', # images, a name in SOURCES
     split:str='test', # 'test' or 'train'
     out:str=None, # file to write the metrics to, as JSON
 ):
@@ -159,7 +180,7 @@ def _cam_file(picture, out):
 # %% ../nbs/09_cli.ipynb #d4b797af
 def explore(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
-    data:str='sample', # 'sample' (bundled), 'cifar10' (downloaded), or a folder or .tar archive
+    data:str='sample', # images, a name in SOURCES
     port:int=0, # port of this machine; 0 for a free one
     host:str='127.0.0.1', # address to listen on; any other lets those use it who can reach that
     no_browser:bool=False, # only print the address
@@ -225,7 +246,12 @@ def _stages():
     from cifar_cam.model import STAGES
     return ','.join(STAGES)
 
-_NAMES = {'a name in RECIPES': lambda: f'one of {", ".join(RECIPES)}',
+def _sources():
+    from cifar_cam.sources import SOURCES
+    named = ', '.join(f'{k} ({about})' for k,about in SOURCES.items())
+    return f'{named}, or a folder or .tar archive'
+
+_NAMES = {'a name in RECIPES': lambda: f'one of {", ".join(RECIPES)}', 'a name in SOURCES': _sources,
           'a name in METHODS': _methods, 'those in STAGES': _stages}
 
 def _parser(name, asks_help=False):

@@ -209,8 +209,8 @@ def _maps(run, scorers, method, bs):
             for n,g in grads.items():
                 A, g = (_full(as_maps(v, taps.reshape)) for v in (taps.acts[n].detach(), g))
                 seen = Evidence(A, g, run.x, _full(scores.detach()), bs,
-                                score_images=partial(again, None),      # or in place of the image itself
-                                score_acts=partial(again, n))
+                                score_images=partial(again, None),   # scores of other images
+                                score_acts=partial(again, n))        # scores of other outputs of layer n
                 L = weighted_sum(A, method.weights(seen))
                 out[n].append(L.relu() if method.rectify else L)
     return [torch.stack(ms, 1) for ms in out.values()]

@@ -365,15 +365,19 @@ def _take_over(model, run):
 
 def evaluate_run(
     run:Path, # folder of the run; gets `predictions.npz` and `metrics.json`
-    data:str='sample', # source, as for `load_images`
+    data:str='sample', # source, as for `load_images`; `'jpeg'` is measured after the lossless sample
     weights:str=None, # take these weights into the run first; `None`: it has its own
 )->dict: # the figures
     "Measure the run's weights on the test split and keep the answers"
-    run, ims, own = Path(run), load_images(data, 'test'), weights is None
+    run, own = Path(run), weights is None
+    sets = {k: load_images(k, 'test') for k in (('sample', 'jpeg') if data=='jpeg' else (data,))}
+    ims = next(iter(sets.values()))                       # the first one's answers are kept
     model = _load_for(ims, run/'model.safetensors' if own else weights)
     if not own: model = _take_over(model, run)
     name = 'trained in this run' if own else weights
-    ev, figures = _evaluated(model, ims, name, **_where(data, ims, 'test'))
+    (ev, figures), *others = [_evaluated(model, ims, name, **_where(k, ims, 'test'))
+                              for k,ims in sets.items()]
+    figures['others'] = [{k: m[k] for k in _OTHERS} for *_,m in others]
     np.savez(run/'predictions.npz', logits=ev.logits, labels=ev.labels, index=ims.index)
     text = json.dumps(figures, indent=1, allow_nan=False)
     write_file(run/'metrics.json', text.encode())         # last: where it is, the rest is too
@@ -383,12 +387,17 @@ def evaluate_run(
 _TEXTS = ('data', 'source', 'split', 'weights', 'hardware', 'python', 'torch', 'torchvision',
           'albumentations', 'cifar_cam')
 _METRICS = dict.fromkeys(_TEXTS, str) | dict(accuracy=float, plus_minus=float, images=int,
-    mistakes=int, class_accuracy=dict, most_confused=list)
+    mistakes=int, class_accuracy=dict, most_confused=list, others=list)
+_OTHERS = dict(source=str, accuracy=float, plus_minus=float, images=int)
+
+def _check_fields(d, kinds):
+    if not isinstance(d, dict): raise ValueError('no figures by name')
+    wrong = [k for k,kind in kinds.items() if not isinstance(d.get(k), kind)]
+    if wrong: raise ValueError(f'no {", ".join(wrong)}')
 
 def _check_metrics(m):
-    if not isinstance(m, dict): raise ValueError('no figures by name')
-    wrong = [k for k,kind in _METRICS.items() if not isinstance(m.get(k), kind)]
-    if wrong: raise ValueError(f'no {", ".join(wrong)}')
+    _check_fields(m, _METRICS)
+    for other in m['others']: _check_fields(other, _OTHERS)
     shares = all(isinstance(a, float|None) for a in m['class_accuracy'].values())
     if not shares or not all(isinstance(c, list) and len(c)==3 for c in m['most_confused']):
         raise ValueError('no figures of the classes')

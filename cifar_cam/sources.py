@@ -25,7 +25,8 @@ from .core import ASSETS, progress_bar
 
 # %% ../nbs/engine/sources.ipynb #499d75a5
 SPLITS = ('train', 'test')
-SOURCES = ('jpeg', 'sample', 'cifar10')    # those that have a name; all others are paths
+SOURCES = dict(    # those that have a name, and what they are; all others are paths
+    jpeg='all of CIFAR-10, as JPEG', sample='3,017 lossless images', cifar10='the official archive, downloaded')
 SIDE = 32    # height and width of a CIFAR-10 image
 
 # `classes`: names, or None for the ten of CIFAR-10; `index`: official positions, or None

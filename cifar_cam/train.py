@@ -285,7 +285,7 @@ def lr_find(
     learn.opt = make_optimizer(learn.model.parameters(), recipe)
     learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
-    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # a group may have a rate of its own
+    ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # Muon makes groups of several rates
     lrs, losses, avg = [], [], None
     batches = (b for _ in range(steps) for b in learn.train_dl)      # as many epochs as it needs
     todo = zip(np.geomspace(lr_min, lr_max, steps), batches)

@@ -21,7 +21,7 @@ class Stop(Callback):
     order = 99
     def after_epoch(self, learn): raise KeyboardInterrupt
 
-RECIPE = replace(get_recipe('demo'), name='tiny', epochs=3, bs=50, lr=.01, sizes=(), schedule='constant', schedule_args={}, optimizer_args={}, augment=dict(HorizontalFlip={}), model_args=dict(norm='batch'))
+RECIPE = replace(get_recipe('quick'), name='tiny', epochs=3, bs=50, lr=.01, sizes=(), schedule='constant', schedule_args={}, optimizer_args={}, augment=dict(HorizontalFlip={}), model_args=dict(norm='batch'))
 ODD = ('$\\frac{$', 'naïve <b>')                                                  # what matplotlib reads as a formula, and what HTML reads as a tag
 
 @pytest.fixture(scope='module')
@@ -183,7 +183,7 @@ def test_steps_by_width_are_counted_without_counting():
             r = SimpleNamespace(sizes=tuple((float(s), int(w)) for s,w in zip(rng.uniform(-.1, 1.2, k).round(2), rng.permutation([8, 16, 24, 32]))))
             widths = [runs.width_at(r, s/steps) for s in range(steps)]
             assert dict(runs.steps_by_width(r, steps))=={w: widths.count(w) for w in set(widths)}
-    assert sum(runs.steps_by_width(get_recipe('demo'), 10**15).values())==10**15
+    assert sum(runs.steps_by_width(get_recipe('quick'), 10**15).values())==10**15
 
 @pytest.fixture
 def maps(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)), get_dl(load_images('sample', 'test')[:40], 10)

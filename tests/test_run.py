@@ -1,7 +1,7 @@
 "The command, as a user calls it: in a process, from another folder"
 import csv, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
-import pytest
+import pytest, torch
 
 def cifar_cam(*args, cwd):
     "Run the installed command"
@@ -47,17 +47,37 @@ def test_report_opens_in_a_browser_offline(shipped):
     assert len(sizes)>=25 and all(sizes)
     assert not wide
 
+def test_a_network_for_all_of_cifar10_is_measured_on_both_test_splits(tmp_path, monkeypatch):
+    from cifar_cam import runs
+    from cifar_cam.data import load_images, normalize
+    from cifar_cam.model import load_model
+    from cifar_cam.report import write_report
+    monkeypatch.setattr(runs, 'load_images', lambda *a: load_images(*a)[:60])        # some of each will do
+    m = runs.evaluate_run(tmp_path, 'jpeg', 'cifar10')
+    assert (m['source'], m['data'], [o['source'] for o in m['others']])==('lossless sample', 'sample', ['CIFAR-10 as JPEG'])
+    model = load_model()
+    for measured,name in ((m, 'sample'), (m['others'][0], 'jpeg')):
+        ims = load_images(name, 'test')[:60]
+        with torch.no_grad(): right = model(normalize(ims.images)).argmax(1).numpy()==ims.labels
+        assert abs(measured['accuracy']-right.mean())<1e-6 and measured['images']==60
+    page = write_report(tmp_path, 1).read_text()
+    assert all(f'on 60 test images, {source}' in page for source in ('lossless sample', 'CIFAR-10 as JPEG'))
+
 def test_a_short_run_leaves_everything_behind(tmp_path):
     (tmp_path/'sample').mkdir()                               # a folder of this name is not the data source of this name
-    r = cifar_cam('run', '--epochs', 1, '--mistakes', 3, '--tensorboard', cwd=tmp_path)
+    r = cifar_cam('run', '--quick', '--epochs', 1, '--mistakes', 3, '--tensorboard', cwd=tmp_path)
     assert r.returncode==0, r.stderr
-    run = tmp_path/'runs'/'demo'
+    run = tmp_path/'runs'/'quick'
     assert {p.name for p in run.iterdir()} - {'.lock'} == {'model.safetensors', 'recipe.json', 'history.csv', 'history.json', 'checkpoint.pt', 'metrics.json', 'predictions.npz', 'figures', 'tensorboard', 'report.html'}
     assert {'curves.png', 'batch.png', 'confusion.png', 'mistakes.png', 'correct.png'} <= {p.name for p in (run/'figures').iterdir()}
     assert [json.loads((run/f).read_text())['data'] for f in ('recipe.json', 'metrics.json')]==['sample', 'sample']
     with (run/'history.csv').open() as f: assert [row['epoch'] for row in csv.DictReader(f)]==['1']
     assert re.search(r'^1/1  loss \d\.\d\d  train \d+ %  valid \d+ %  \d+:\d\d$', r.stderr, re.M)
-    again = cifar_cam('run', '--out', run, cwd=tmp_path)
+    first, *_, mistakes, report, after = r.stdout.splitlines()
+    assert re.match(r'training quick: 36 steps with 1,800 images \(lossless sample\), 0\.\d+ PFLOP, about \d\d:\d\d on ', first)
+    assert re.match(r'mistakes \d+, most often \d+ \w+ as \w+, \d+ \w+ as \w+$', mistakes)
+    assert (report, after)==('report   runs/quick/report.html', 'next     cifar-cam explore --weights runs/quick/model.safetensors')
+    again = cifar_cam('run', '--quick', '--out', run, cwd=tmp_path)
     assert (again.returncode, 'is not empty' in again.stderr, 'Traceback' in again.stderr) == (2, True, False)
 
 def test_train_on_a_folder_and_resume(tmp_path):
@@ -71,7 +91,7 @@ def test_train_on_a_folder_and_resume(tmp_path):
             p.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(ims.images[i]).save(p)
     env = os.environ | {'XDG_CACHE_HOME': str(tmp_path/'cache')}
-    r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--data', tmp_path/'mine', '--epochs', '1', '--out', tmp_path/'run'], capture_output=True, text=True, env=env)
+    r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--recipe', 'quick', '--data', tmp_path/'mine', '--epochs', '1', '--out', tmp_path/'run'], capture_output=True, text=True, env=env)
     assert r.returncode==0, r.stderr
     assert list((tmp_path/'cache'/'cifar_cam').glob('mine-train-*.npz'))
     assert r.stderr.startswith('cifar-cam: loading torch and the data...\n') and '1/1  loss' in r.stderr
@@ -83,7 +103,7 @@ def test_train_on_a_folder_and_resume(tmp_path):
     assert again==meta and all(after[k].equal(v) for k,v in before.items())
 
 def test_dry_run_tells_steps_work_and_time_and_leaves_nothing(tmp_path):
-    r = cifar_cam('train', '--recipe', 'demo', '--dry-run', cwd=tmp_path)
+    r = cifar_cam('train', '--recipe', 'quick', '--data', 'sample', '--dry-run', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     assert '432 steps with 1,800 images' in r.stdout and 'PFLOP, about ' in r.stdout           # 12 epochs of 1,800/50 batches
     assert 'Muon' not in r.stdout and 'optimizer       SGD' in r.stdout

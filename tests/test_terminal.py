@@ -14,7 +14,7 @@ LINE = r'[12]/2  loss \d+\.\d\d  train \d+ %  valid \d+ %  \d+:\d\d'
 
 def fit(batches=10):
     "Train a small network for two epochs, and tell as the command does"
-    recipe = replace(get_recipe('demo'), epochs=2, bs=50, sizes=(), augment={})
+    recipe = replace(get_recipe('quick'), epochs=2, bs=50, sizes=(), augment={})
     Learner(nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10)), get_dls(load_images('sample', 'train')[:56*batches], recipe.bs), recipe, [ProgressCB()], 'no').fit()
 
 @pytest.mark.parametrize('columns', (80, 0))
@@ -46,7 +46,7 @@ def test_in_a_log_file_there_are_the_lines_and_nothing_else(monkeypatch):
 def test_seconds_are_not_those_of_a_clock_that_is_set_back(monkeypatch):
     now = iter(range(10**9, 0, -1000))
     monkeypatch.setattr('time.time', lambda: float(next(now)))
-    recipe = replace(get_recipe('demo'), epochs=1, bs=50, sizes=(), augment={})
+    recipe = replace(get_recipe('quick'), epochs=1, bs=50, sizes=(), augment={})
     (row,) = Learner(nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10)), get_dls(load_images('sample', 'train')[:112], 50), recipe, [], 'no').fit()
     assert 0<=row['seconds']<600
 

@@ -18,7 +18,7 @@ from cifar_cam.train import Callback, Learner
 out, dies = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 torch.manual_seed(0)
-r = replace(get_recipe('demo'), epochs=3, bs=60, lr=1e-4, schedule='constant', schedule_args={}, optimizer_args={}, sizes=((0,16),))
+r = replace(get_recipe('quick'), epochs=3, bs=60, lr=1e-4, schedule='constant', schedule_args={}, optimizer_args={}, sizes=((0,16),))
 dls = get_dls(load_images('sample', 'train')[:350], r.bs, r.augment)                                # five steps an epoch
 
 class Losses(Callback):
@@ -94,7 +94,7 @@ from cifar_cam.runs import make_learner
 from dataclasses import replace
 ims = load_images('sample', 'train')[:200]
 if os.environ['RANK']=='1': ims.images[3] = 0
-make_learner(replace(get_recipe('demo'), epochs=1, bs=90, sizes=((0,8),)), ims).fit()
+make_learner(replace(get_recipe('quick'), epochs=1, bs=90, sizes=((0,8),)), ims).fit()
 '''
 
 def test_processes_that_see_other_data_are_refused(tmp_path, tried):
@@ -108,7 +108,7 @@ def test_the_command_in_two_processes(tmp_path, tried):
     for k,(im,label) in enumerate(zip(ims.images, ims.labels)):
         (d := root/'train'/ims.classes[label]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(im).save(d/f'{k}.png')
-    p = on_terminal([*TORCHRUN, '2', '-m', 'cifar_cam.cli', 'train', '--data', root, '--epochs', '4', '--out', 'run'], cwd=tmp_path, env=CPU, start_new_session=True)
+    p = on_terminal([*TORCHRUN, '2', '-m', 'cifar_cam.cli', 'train', '--recipe', 'quick', '--data', root, '--epochs', '4', '--out', 'run'], cwd=tmp_path, env=CPU, start_new_session=True)
     wait_for_steps(p)
     os.killpg(p.pid, signal.SIGINT)
     said = rest(p)

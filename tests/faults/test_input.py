@@ -310,7 +310,7 @@ def test_mutated_files_of_a_run_and_uploads(sample, tmp_path, tried):
     save_checkpoint(tmp_path/'checkpoint.pt', learn)
     checkpoint = (tmp_path/'checkpoint.pt').read_bytes()[32:]
     torch.save({'fc.weight': torch.zeros(2, 3)}, tmp_path/'w.pt')
-    (tmp_path/'recipe.json').write_bytes((pages/'runs'/'demo'/'recipe.json').read_bytes())
+    (tmp_path/'recipe.json').write_bytes((pages/'runs'/'quick'/'recipe.json').read_bytes())
     (tmp_path/'planted.json').write_bytes((pages/'faithfulness'/'planted.json').read_bytes())
     def upload():
         app.upload.value = [dict(name=mutated(dice, b'<b>photo.png').decode('latin1'), size=1, type='image/png', content=mutated(dice, dice.choice(pictures)), last_modified=now)]

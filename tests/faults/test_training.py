@@ -19,7 +19,7 @@ KILLS = 20
 
 def learner(cbs=(), epochs=4, workers=0):
     "A small network with batch norm and dropout on real, augmented images"
-    recipe = replace(get_recipe('demo'), epochs=epochs, bs=50, sizes=())
+    recipe = replace(get_recipe('quick'), epochs=epochs, bs=50, sizes=())
     torch.manual_seed(0)
     m = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(.3), nn.Flatten(), nn.Linear(512, 10))
     return Learner(m, get_dls(load_images('sample', 'train')[:1000], recipe.bs, recipe.augment, num_workers=workers), recipe, list(cbs), 'no')
@@ -115,10 +115,12 @@ def wait_for_steps(p):
         said += new
         seen |= set(re.findall(r'training:[^\r\n]*?(\d+)/\d+ \[', said))
 
+QUICK = '--recipe', 'quick', '--data', 'sample'
+
 def test_the_command_is_interrupted_locked_and_killed(tmp_path, tried):
     run, goes_on = tmp_path/'run', ('train', '--resume', 'run')
     def steps(): return [torch.load(io.BytesIO((run/name).read_bytes()[32:]), weights_only=True)['step'] for name in ('checkpoint.pt', 'checkpoint.pt.before')]
-    p = command('train', '--epochs', 2, '--out', 'run', '--workers', 2, cwd=tmp_path, start_new_session=True)
+    p = command('train', *QUICK, '--epochs', 2, '--out', 'run', '--workers', 2, cwd=tmp_path, start_new_session=True)
     wait_for_steps(p)
     second = command(*goes_on, cwd=tmp_path)
     said = rest(second)
@@ -147,7 +149,7 @@ def children(pid): return [int(c) for t in Path(f'/proc/{pid}/task').iterdir() f
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='looks for the workers in /proc')
 def test_a_stopped_worker_does_not_outlive_two_interrupts(tmp_path, tried):
-    p = command('train', '--epochs', 2, '--out', 'run', '--workers', 1, cwd=tmp_path)
+    p = command('train', *QUICK, '--epochs', 2, '--out', 'run', '--workers', 1, cwd=tmp_path)
     wait_for_steps(p)
     (worker,) = children(p.pid)
     os.kill(worker, signal.SIGSTOP)
