@@ -470,6 +470,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'cifar_cam.runs._evaluated': ('engine/runs.html#_evaluated', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._first_free': ('engine/runs.html#_first_free', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._has_checkpoint': ('engine/runs.html#_has_checkpoint', 'cifar_cam/runs.py'),
+                                'cifar_cam.runs._is_finished': ('engine/runs.html#_is_finished', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._is_row': ('engine/runs.html#_is_row', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._load_for': ('engine/runs.html#_load_for', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._make': ('engine/runs.html#_make', 'cifar_cam/runs.py'),

@@ -109,8 +109,8 @@ def _check_resume(run, **given):
     options = ', '.join(f'--{k.replace("_", "-")}' for k,v in given.items() if v is not None)
     if options:
         raise ValueError(f'{options}: for a new run, not for --resume, which goes on as '
-                         f'{run}/recipe.json says (epochs may be raised there if its schedule '
-                         'is no OneCycleLR)')
+                         f'{run}/recipe.json says (epochs may be raised there before it is '
+                         'finished, if its schedule is no OneCycleLR)')
 
 # %% ../nbs/09_cli.ipynb #30c0490d
 def train(

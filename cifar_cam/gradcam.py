@@ -44,7 +44,7 @@ class Taps:
 class CamResult:
     "Raw maps of a batch, and the scores they explain"
     logits:torch.Tensor # `(n, classes)`
-    target:torch.Tensor # int64 `(n,)` or `(n, t)`: the classes explained; `None` if a function was
+    target:torch.Tensor # int64 `(n,)` or `(n, t)`: classes explained; `None` for a function of the logits
     maps:dict # layer name -> `(n, h, w)`, or `(n, t, h, w)` for several classes an image
     method:str='gradcam' # key in `METHODS`
 
@@ -158,8 +158,9 @@ def _scorers(logits, target, n_rivals):
 def _names(model, x, layers, reshape):
     "The layers to explain, each once"
     if layers is None: layers = default_layers(model, x, reshape)
-    if isinstance(layers, (str, nn.Module)): layers = [layers]
-    names = [n.removeprefix('_orig_mod.') if isinstance(n, str) else n for n in layers]
+    if isinstance(layers, (str, nn.Module)): layers = [layers]          # a module is refused below, by name
+    compiled = '_orig_mod.'                                              # what `torch.compile` puts in front
+    names = [n.removeprefix(compiled) if isinstance(n, str) else n for n in layers]
     if not names: raise ValueError('no layers were asked for')
     return list(dict.fromkeys(names))
 
@@ -233,8 +234,8 @@ def explain(
     if smooth<0 or bs<1 or not noise>=0:
         raise ValueError('smooth and noise must be 0 or more and bs at least 1, '
                          f'not {smooth}, {noise} and {bs}')
-    with visit(model) as model:  # in evaluation mode, and as it was afterwards
-        x = x.detach().clone() if x.is_inference() else x.detach()
+    with visit(model) as model:  # in evaluation mode, with gradients; afterwards as it was
+        x = x.detach().clone() if x.is_inference() else x.detach()    # autograd takes the clone
         names = _names(model, x, layers, reshape)
         warn_of_batches(model)   # of layers that mix a batch's images even in evaluation mode
         run = _forward(model, x, names, reshape)

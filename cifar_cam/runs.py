@@ -223,6 +223,11 @@ def _write_recipe(run, learn, ims, data, weights):
     save_recipe(learn.recipe, run/'recipe.json', data=data, weights=weights,
                 fingerprint=learn.data, **run_cost(learn, ims))
 
+def _is_finished(run):
+    "Whether a run has come to the end of its recipe"
+    if not (run/'model.safetensors').is_file() or not (run/'history.json').is_file(): return False
+    return read_history(run)[-1]['epoch']>=read_recipe(run)[0].epochs
+
 def _has_checkpoint(run):
     "Whether there is a checkpoint to go on from; refuses a run that has lost its own"
     def there(*names): return any((run/name).is_file() for name in names)
@@ -265,13 +270,17 @@ def train_run(
     "Train by a recipe, saving every epoch and every few minutes"
     run, new = Path(run), recipe is not None
     with _alone(run):
+        if not new and _is_finished(run): return run/'model.safetensors'
         if new: learn, ims = _begun(recipe, data, num_workers, weights)
         else: learn, ims = _continued(run, num_workers)
         board = [TensorBoardCB(run/'tensorboard')] if tensorboard and is_main() else []
         learn.cbs += [ProgressCB(), CheckpointCB(run), PatienceCB(PATIENCE), *board, *cbs]
         if new and is_main(): _write_recipe(run, learn, ims, data, weights)
         learn.fit()
-        return _write_weights(run, learn, ims)
+        path = _write_weights(run, learn, ims)
+        if is_main() and learn.epoch==learn.recipe.epochs:
+            for name in ('checkpoint.pt', 'checkpoint.pt.before'): (run/name).unlink(missing_ok=True)
+        return path
 
 # %% ../nbs/engine/runs.ipynb #91db01bb
 def _is_row(row):

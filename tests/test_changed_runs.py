@@ -107,12 +107,15 @@ def test_more_epochs_are_those_of_a_run_that_was_to_have_them(run, data, tmp_pat
     edit(run, epochs=4)
     with pytest.raises(ValueError, match='was 5, is 4, and 5 have begun'): runs.train_run(run)
 
-def test_a_checkpoint_that_is_gone_or_of_other_threads_is_said(run):
+def test_a_finished_run_keeps_no_checkpoint_and_one_that_is_gone_is_said(run):
     torch.set_num_threads(2)
     try:
         with pytest.warns(UserWarning, match='saved with 1 threads, going on with 2'): runs.train_run(run)
     finally: torch.set_num_threads(1)
-    for p in run.glob('checkpoint.pt*'): p.unlink()
+    assert not list(run.glob('checkpoint.pt*'))
+    done = (run/'model.safetensors').read_bytes()
+    assert (runs.train_run(run), (run/'model.safetensors').read_bytes())==(run/'model.safetensors', done)     # nothing is left to do
+    edit(run, epochs=4)
     with pytest.raises(FileNotFoundError, match='has no checkpoint any more'): runs.train_run(run)
     for name in ('history.json', 'model.safetensors'): (run/name).unlink()
     with pytest.warns(UserWarning, match='begins anew'): runs.train_run(run)

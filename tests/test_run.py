@@ -68,7 +68,7 @@ def test_a_short_run_leaves_everything_behind(tmp_path):
     r = cifar_cam('run', '--quick', '--epochs', 1, '--mistakes', 3, '--tensorboard', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     run = tmp_path/'runs'/'quick'
-    assert {p.name for p in run.iterdir()} - {'.lock'} == {'model.safetensors', 'recipe.json', 'history.csv', 'history.json', 'checkpoint.pt', 'metrics.json', 'predictions.npz', 'figures', 'tensorboard', 'report.html'}
+    assert {p.name for p in run.iterdir()} - {'.lock'} == {'model.safetensors', 'recipe.json', 'history.csv', 'history.json', 'metrics.json', 'predictions.npz', 'figures', 'tensorboard', 'report.html'}
     assert {'curves.png', 'batch.png', 'confusion.png', 'mistakes.png', 'correct.png'} <= {p.name for p in (run/'figures').iterdir()}
     assert [json.loads((run/f).read_text())['data'] for f in ('recipe.json', 'metrics.json')]==['sample', 'sample']
     with (run/'history.csv').open() as f: assert [row['epoch'] for row in csv.DictReader(f)]==['1']
