@@ -158,8 +158,8 @@ def _scorers(logits, target, n_rivals):
 def _names(model, x, layers, reshape):
     "The layers to explain, each once"
     if layers is None: layers = default_layers(model, x, reshape)
-    if isinstance(layers, (str, nn.Module)): layers = [layers]          # a module is refused below, by name
-    compiled = '_orig_mod.'                                              # what `torch.compile` puts in front
+    if isinstance(layers, (str, nn.Module)): layers = [layers]    # a module is refused below
+    compiled = '_orig_mod.'                                        # what `torch.compile` puts in front
     names = [n.removeprefix(compiled) if isinstance(n, str) else n for n in layers]
     if not names: raise ValueError('no layers were asked for')
     return list(dict.fromkeys(names))
@@ -204,7 +204,7 @@ def _maps(run, scorers, method, bs):
     for scorer in scorers:
         scores = scorer(run.logits, rows)
         grads = _backward(scores, taps, keep=scorer is not scorers[-1])
-        def again(layer, i, new):    # scores of `new` in place of image `i`'s output at `layer`; see below
+        def again(layer, i, new):    # scores of `new` in place of what image `i` gives; see below
             return _again(run, scorer, bs, known, layer, i, new)
         with torch.no_grad():
             for n,g in grads.items():

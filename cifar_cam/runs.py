@@ -226,7 +226,7 @@ def _write_recipe(run, learn, ims, data, weights):
 def _is_finished(run):
     "Whether a run has come to the end of its recipe"
     if not (run/'model.safetensors').is_file() or not (run/'history.json').is_file(): return False
-    return read_history(run)[-1]['epoch']>=read_recipe(run)[0].epochs
+    return read_history(run)[-1]['epoch']==read_recipe(run)[0].epochs
 
 def _has_checkpoint(run):
     "Whether there is a checkpoint to go on from; refuses a run that has lost its own"

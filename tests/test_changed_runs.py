@@ -99,13 +99,19 @@ def test_a_recipe_that_changed_is_refused_by_name(run, fields):
     assert str(fields[name]) in str(said.value) and not (run/'model.safetensors').exists()
 
 def test_more_epochs_are_those_of_a_run_that_was_to_have_them(run, data, tmp_path):
+    class StopLate(Callback):
+        order = 99
+        def after_epoch(self, learn):
+            if learn.epoch==4: raise KeyboardInterrupt
+    edit(run, epochs=5)
+    with pytest.raises(KeyboardInterrupt): runs.train_run(run, cbs=[StopLate()])
+    edit(run, epochs=3)
+    with pytest.raises(ValueError, match='was 5, is 3, and 4 have begun'): runs.train_run(run)
     edit(run, epochs=5)
     runs.train_run(run)
     (whole := tmp_path/'whole').mkdir()
     runs.train_run(whole, replace(RECIPE, epochs=5), data)
     assert all(v.equal(ends(whole)[k]) for k,v in ends(run).items()) and len(json.loads((run/'history.json').read_text()))==5
-    edit(run, epochs=4)
-    with pytest.raises(ValueError, match='was 5, is 4, and 5 have begun'): runs.train_run(run)
 
 def test_a_finished_run_keeps_no_checkpoint_and_one_that_is_gone_is_said(run):
     torch.set_num_threads(2)
