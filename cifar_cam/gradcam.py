@@ -158,7 +158,7 @@ def _scorers(logits, target, n_rivals):
 def _names(model, x, layers, reshape):
     "The layers to explain, each once"
     if layers is None: layers = default_layers(model, x, reshape)
-    if isinstance(layers, (str, nn.Module)): layers = [layers]    # a module is refused below
+    if isinstance(layers, (str, nn.Module)): layers = [layers]    # `find_layers` refuses a module, naming it
     compiled = '_orig_mod.'                                        # what `torch.compile` puts in front
     names = [n.removeprefix(compiled) if isinstance(n, str) else n for n in layers]
     if not names: raise ValueError('no layers were asked for')
@@ -172,7 +172,7 @@ def _forward(model, x, names, reshape):
         with Taps(model, names, reshape) as taps: logits = model(x.clone())
     except NoMap as e:
         have = len(cam_layers(model, x, reshape))
-        raise NoMap(f'{e}; {have} layers have maps: `cam_layers(model, x)`') from e.__cause__
+        raise NoMap(f'{e}; {have} layers have maps: `cam_layers(model, x)`') from e.__cause__    # if `reshape` failed
     check_logits(logits, x)
     for n in names:
         if n not in taps.acts: raise NoMap(f'layer {n!r} is not run by this model')
@@ -220,7 +220,7 @@ def _maps(run, scorers, method, bs):
 def explain(
     model:nn.Module, # any classifier: images -> logits `(n, classes)`
     x:torch.Tensor, # normalised images `(n, 3, h, w)` on the model's device
-    target=None, # `None` (predicted), int, `(n,)`, `(n, t)`, or a function of each image's logits
+    target=None, # `None` (predicted), int, `(n,)`, `(n, t)`, or a function: logits -> scores `(n,)`
     layers=None, # layer name or names; `None`: `default_layers`
     method:str='gradcam', # key in `METHODS`
     smooth:int=0, # mean over this many noisy copies of the images; 0: the images themselves

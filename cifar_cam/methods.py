@@ -166,7 +166,7 @@ def _noise(x, size):
     return torch.rand(size, generator=torch.Generator().manual_seed(seed))
 
 def random_weights(e:Evidence)->torch.Tensor: # `(n, k, h, w)`
-    "Weights whose sum is noise, seeded by the image (zero where all activations are): the baseline"
+    "The baseline: with these weights the sum of the maps is noise, seeded by the image"
     r = torch.stack([_noise(x, e.acts.shape[-2:]) for x in e.x])[:, None].to(e.acts)  # (n, 1, h, w)
     power = e.acts.square().sum(1, keepdim=True)
     return torch.where(power==0, 0., r*e.acts/power)
