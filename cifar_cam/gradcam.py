@@ -44,7 +44,7 @@ class Taps:
 class CamResult:
     "Raw maps of a batch, and the scores they explain"
     logits:torch.Tensor # `(n, classes)`
-    target:torch.Tensor # int64 `(n,)` or `(n, t)`: classes explained; `None` for a function of the logits
+    target:torch.Tensor # int64 `(n,)` or `(n, t)`: classes explained; `None` for a function
     maps:dict # layer name -> `(n, h, w)`, or `(n, t, h, w)` for several classes an image
     method:str='gradcam' # key in `METHODS`
 
@@ -158,7 +158,7 @@ def _scorers(logits, target, n_rivals):
 def _names(model, x, layers, reshape):
     "The layers to explain, each once"
     if layers is None: layers = default_layers(model, x, reshape)
-    if isinstance(layers, (str, nn.Module)): layers = [layers]    # `find_layers` refuses a module, naming it
+    if isinstance(layers, (str, nn.Module)): layers = [layers]     # a module is refused by `find_layers`
     compiled = '_orig_mod.'                                        # what `torch.compile` puts in front
     names = [n.removeprefix(compiled) if isinstance(n, str) else n for n in layers]
     if not names: raise ValueError('no layers were asked for')
@@ -172,7 +172,8 @@ def _forward(model, x, names, reshape):
         with Taps(model, names, reshape) as taps: logits = model(x.clone())
     except NoMap as e:
         have = len(cam_layers(model, x, reshape))
-        raise NoMap(f'{e}; {have} layers have maps: `cam_layers(model, x)`') from e.__cause__    # if `reshape` failed
+        why = e.__cause__                                          # there is one if `reshape` failed
+        raise NoMap(f'{e}; {have} layers have maps: `cam_layers(model, x)`') from why
     check_logits(logits, x)
     for n in names:
         if n not in taps.acts: raise NoMap(f'layer {n!r} is not run by this model')
