@@ -34,7 +34,7 @@ def _watch(convs, norms):
     return hooks, pairs, runs
 
 def _followers(model, x):
-    "The logits, and the pairs of a convolution and the batch norm that alone reads what it gives"
+    "The logits, and the pairs of a convolution and the batch norm that reads what it gives"
     def free(m): return not (m._forward_pre_hooks or m._forward_hooks)
     def plain(kind): return [m for m in model.modules() if type(m) is kind and free(m)]
     norms = plain(nn.BatchNorm2d)

@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .core import changes, world_size
-from .optim import speed_up
 
 # %% ../nbs/engine/parallel.ipynb #718dbd3c
 class SumOverAll(torch.autograd.Function):
@@ -120,6 +119,5 @@ def prepare(
         check_alike(learn)
         sync_norms(learn.model)
     learn.model.to(accelerator.device, memory_format=torch.channels_last)
-    if accelerator.device.type=='cpu': speed_up(learn.model)
     net, train, valid = accelerator.prepare(learn.model, train, shared_evenly(valid, n))
     return net, Quiet(train), Quiet(valid)

@@ -26,7 +26,8 @@ from .core import ASSETS, progress_bar
 # %% ../nbs/engine/sources.ipynb #499d75a5
 SPLITS = ('train', 'test')
 SOURCES = dict(    # those that have a name, and what they are; all others are paths
-    jpeg='all of CIFAR-10, as JPEG', sample='3,017 lossless images', cifar10='the official archive, downloaded')
+    jpeg='all of CIFAR-10, as JPEG', sample='3,017 lossless images',
+    cifar10='the official archive, downloaded')
 SIDE = 32    # height and width of a CIFAR-10 image
 
 # `classes`: names, or None for the ten of CIFAR-10; `index`: official positions, or None
@@ -120,7 +121,7 @@ def _members(tar, path):
     tar.fileobj.seek(tar.offset)    # only zeros may follow; reading them checks the checksum
     while rest := tar.fileobj.read(1_000_000):
         if rest.strip(b'\0'):
-            raise ValueError(f'{path} is damaged: what follows {total:,} bytes of files is none')
+            raise ValueError(f'{path} is damaged: behind {total:,} bytes of files comes what is no file')
 
 # %% ../nbs/engine/sources.ipynb #1a502a74
 File = namedtuple('File', 'name size mtime read')

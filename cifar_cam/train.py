@@ -22,7 +22,7 @@ from torch.optim import lr_scheduler
 from tqdm.auto import tqdm
 
 from .core import choose, eval_mode, in_notebook, progress_bar
-from .optim import Muon, autocast, precision
+from .optim import Muon, autocast, fast_small_maps, precision
 from .parallel import get_accelerator, prepare
 
 # %% ../nbs/02_train.ipynb #609e3807
@@ -134,12 +134,13 @@ def fit(self:Learner)->list: # a dict for each epoch
     self.net, self.train_dl, self.valid_dl = prepare(self)
     self('before_fit')
     try:
-        while self.epoch<self.recipe.epochs:
-            torch.manual_seed(self.recipe.seed + self.epoch)
-            self('before_epoch')
-            for training in (True, False): self.one_epoch(training)
-            self.epoch += 1
-            self('after_epoch')
+        with fast_small_maps(self.model):
+            while self.epoch<self.recipe.epochs:
+                torch.manual_seed(self.recipe.seed + self.epoch)
+                self('before_epoch')
+                for training in (True, False): self.one_epoch(training)
+                self.epoch += 1
+                self('after_epoch')
     except CancelFit: pass
     finally: self('after_fit')
     return self.history

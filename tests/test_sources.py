@@ -34,7 +34,7 @@ def test_readme_is_in_step():
     r = subprocess.run([sys.executable, root/'tools'/'readme.py', '--check'], capture_output=True, text=True)
     assert r.returncode==0, r.stdout
 
-MAY_IMPORT = dict(core='', sources='core', data='sources core', model='core', optim='', parallel='core optim', train='optim parallel core resume', resume='train parallel core',
+MAY_IMPORT = dict(core='', sources='core', data='sources core', model='core', optim='core', parallel='core', train='optim parallel core resume', resume='train parallel core',
     methods='', layers='methods core', gradcam='layers methods core', export='layers', planted='core', viz='data core', recipes='core', faithfulness='gradcam layers methods core',
     explorer='gradcam methods viz data model core', app='explorer gradcam sources core', server='explorer data sources model core',
     runs='sources data model optim train resume recipes faithfulness planted methods export viz core', atlas='gradcam model runs core', report='runs viz gradcam data model core',
