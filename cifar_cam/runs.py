@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'new_run', 'run_folder', 'fingerprint', 'check_fingerprint', 'read_recipe', 'machine', 'norm_stats',
-           'recipe_dls', 'make_learner', 'steps_by_width', 'pflop', 'run_cost', 'train_run', 'read_history', 'TimeCB',
+           'recipe_dls', 'make_learner', 'steps_by_width', 'pflop', 'run_cost', 'read_history', 'train_run', 'TimeCB',
            'plan_run', 'measure', 'evaluate_run', 'read_run', 'faithfulness_run']
 
 # %% ../nbs/engine/runs.ipynb #ab68cef4
@@ -211,6 +211,25 @@ def _alone(run):
     try: yield
     finally: lock.release()
 
+# %% ../nbs/engine/runs.ipynb #91db01bb
+def _is_row(row):
+    "Whether this is a row of a history"
+    if not isinstance(row, dict): return False
+    if not all(isinstance(row.get(k), int|float) for k in ('epoch', 'seconds')): return False
+    measured = 'train_loss', 'valid_loss', 'train_accuracy', 'valid_accuracy'
+    return all(isinstance(row.get(k, ''), int|float|None) for k in measured)
+
+def read_history(
+    run:Path # folder of a run that was trained
+)->list: # a dict for each epoch; raises `ValueError` if the file is damaged
+    "What was learnt in each epoch"
+    path = Path(run)/'history.json'
+    with reading(path):
+        rows = json.loads(path.read_text())
+        if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
+            raise ValueError('no history of epochs')
+    return rows
+
 # %% ../nbs/engine/runs.ipynb #93dfe8f8
 def _begun(recipe, data, num_workers, weights):
     "The learner of a new run, and its images"
@@ -281,25 +300,6 @@ def train_run(
         if is_main() and learn.epoch==learn.recipe.epochs:
             for name in ('checkpoint.pt', 'checkpoint.pt.before'): (run/name).unlink(missing_ok=True)
         return path
-
-# %% ../nbs/engine/runs.ipynb #91db01bb
-def _is_row(row):
-    "Whether this is a row of a history"
-    if not isinstance(row, dict): return False
-    if not all(isinstance(row.get(k), int|float) for k in ('epoch', 'seconds')): return False
-    measured = 'train_loss', 'valid_loss', 'train_accuracy', 'valid_accuracy'
-    return all(isinstance(row.get(k, ''), int|float|None) for k in measured)
-
-def read_history(
-    run:Path # folder of a run that was trained
-)->list: # a dict for each epoch; raises `ValueError` if the file is damaged
-    "What was learnt in each epoch"
-    path = Path(run)/'history.json'
-    with reading(path):
-        rows = json.loads(path.read_text())
-        if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
-            raise ValueError('no history of epochs')
-    return rows
 
 # %% ../nbs/engine/runs.ipynb #48662282
 class TimeCB(Callback):
