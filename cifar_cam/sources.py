@@ -161,7 +161,8 @@ class _ArrayUnpickler(pickle._Unpickler):
 def _unpickle(data, name):
     "The dict in an official batch; raises `ValueError` if it is none"
     try: d = _ArrayUnpickler(io.BytesIO(data), encoding='latin1').load()
-    except (ValueError, MemoryError): raise
+    except MemoryError: raise
+    except ValueError as e: raise ValueError(f'{name}: {e}') from None
     except Exception as e: raise ValueError(f'{name} is damaged: {type(e).__name__}: {e}') from None
     ims, labels = (d.get('data'), d.get('labels')) if isinstance(d, dict) else (None, None)
     if not isinstance(ims, np.ndarray) or ims.dtype!=np.uint8 or ims.shape[1:]!=(3*SIDE*SIDE,):
@@ -189,7 +190,7 @@ MOST_PIXELS = 25_000_000                            # of a picture, before it is
 FORMATS = 'PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'   # pillow knows more, some of which are programs
 
 def _white(im, x, tags):
-    "The value of full white: 1 for floats, else 255 or 65,535; raises `ValueError` if nobody can know it"
+    "Full white: 1 for floats, else the largest number of so many bits; raises `ValueError` if unknown"
     low, high, bits = x.min(), x.max(), tags.get(258, (16,))[0]             # 258: bits per sample
     if im.mode=='F': most = 1
     else: most = 255 if bits==32 and high<256 else 2**min(bits, 16)-1       # 32 may hold 8 or 16
@@ -219,7 +220,7 @@ def _rgb(im):
     if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info: return _on_white(im.convert('RGBA'))
     return im if im.mode=='RGB' else im.convert('RGB')
 
-def _decode(data, name, size):
+def _decode(data, size):
     "Bytes of an image file -> uint8 `(size, size, 3)`, or in its own shape, and whether it was resized"
     im = Image.open(io.BytesIO(data), formats=FORMATS)                      # reads the header only
     if im.width*im.height>MOST_PIXELS:
@@ -236,7 +237,7 @@ DECODING = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error
 
 def _picture(data, name='the picture', size=SIDE):
     "As `_decode`; raises `ValueError` that names the file"
-    try: return _decode(data, name, size)
+    try: return _decode(data, size)
     except UnidentifiedImageError: why = 'is not an image that can be read'
     except DECODING as e: why = f'cannot be read: {e}'
     raise ValueError(f'{_printable(name)} {why}')
@@ -291,7 +292,7 @@ def _read_folders(files, split, size, desc):
     return Loaded(np.stack([ims[i] for i in order]), labels, classes, None, '')
 
 # %% ../nbs/engine/sources.ipynb #faf6e4be
-READING = 3    # one more whenever the same files give other images than before
+READING = 3    # to be raised when a change here makes the same files give other images
 # what damaged tar and npz files raise
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, LZMAError, zlib.error, pickle.UnpicklingError,
           TokenError, SyntaxError, EOFError, LookupError, OverflowError, UnicodeError, struct.error)
@@ -386,7 +387,7 @@ def _download(root):
 def _is_tar(path):
     try: _open_tar(path).close()
     except tarfile.TarError: return False
-    except (*BROKEN, ValueError): pass                                    # said when it is read
+    except (*BROKEN, ValueError): pass                   # damaged: the error comes when it is read
     return True
 
 def _resized(ims, size):
