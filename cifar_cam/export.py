@@ -26,7 +26,7 @@ def _watch(convs, norms):
     made, pairs, runs = {}, {}, Counter()
     def after(m, args, out): made[id(out)] = m, out, out._version  # kept, so that its id stays its own
     def before(m, args):
-        runs[m] += 1                                           # all that is asked of a convolution
+        runs[m] += 1                                           # the lines below matter for a norm only
         conv, out, version = made.get(id(args[0]) if args else None, (None, None, None))
         pairs[m] = conv if conv is not None and out._version==version else None
     hooks = [m.register_forward_hook(in_this_thread(after)) for m in convs]
