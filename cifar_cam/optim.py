@@ -63,7 +63,8 @@ class SmallMapConv2d(nn.Conv2d):
 
 def _is_wide(m):
     "Whether a module is a plain 3x3 convolution to 512 maps or more"
-    plain = dict(kernel_size=(3,3), padding=(1,1), dilation=(1,1), groups=1, bias=None, padding_mode='zeros')
+    plain = dict(kernel_size=(3,3), padding=(1,1), dilation=(1,1), groups=1, bias=None,
+                 padding_mode='zeros')
     if type(m) is not nn.Conv2d or m.out_channels<512 or m.stride not in ((1,1), (2,2)): return False
     return all(getattr(m, k)==v for k,v in plain.items())
 

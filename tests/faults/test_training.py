@@ -75,10 +75,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path,
     tried('SIGKILL at a random moment of training', kills, 'nothing (the same bits)', f'{runs} runs')
 
 def test_workers_change_nothing(unbroken, tried):
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    learn = learner(workers=2)
-    learn.fit()
-    torch.set_num_threads(2)
+    try: (learn := learner(workers=2)).fit()
+    finally: torch.set_num_threads(threads)
     assert same(learn, unbroken)
 
 def on_terminal(cmd, columns=80, **kw):
