@@ -18,14 +18,14 @@ from cifar_cam.recipes import get_recipe
 from cifar_cam.runs import make_learner, run_cost
 from cifar_cam.train import ProgressCB, evaluate
 
-FAST, DEMO, SIZES, WIDTH = get_recipe('fast'), get_recipe('quick'), ((0., 16), (.75, 24)), 24
+FAST, QUICK, SIZES, WIDTH = get_recipe('fast'), get_recipe('quick'), ((0., 16), (.75, 24)), 24
 VARIANTS = {
     'fast, short': {},
-    'SGD, batches of 128 at a rate of 0.1, instead of Muon': dict(optimizer='SGD', optimizer_args=DEMO.optimizer_args, lr=.1, bs=128),
+    'SGD, batches of 128 at a rate of 0.1, instead of Muon': dict(optimizer='SGD', optimizer_args=QUICK.optimizer_args, lr=.1, bs=128),
     'one image size throughout (24), fewer epochs': dict(sizes=((0., 24),)),
     'no label smoothing': dict(label_smoothing=0.),
     'no holes': dict(augment={k: v for k,v in FAST.augment.items() if k!='CoarseDropout'}),
-    'crops shifted by 2 instead of 4': dict(augment=FAST.augment | dict(PadIfNeeded=DEMO.augment['PadIfNeeded'])),
+    'crops shifted by 2 instead of 4': dict(augment=FAST.augment | dict(PadIfNeeded=QUICK.augment['PadIfNeeded'])),
     'cosine instead of linear': dict(schedule_args=FAST.schedule_args | dict(anneal_strategy='cos')),
 }
 

@@ -110,8 +110,10 @@ def split(self:ImageSet,
 def doubtful_labels()->dict: # number in the test split -> `given` and `guessed` class, and `votes`
     "What five people said to 275 images of the test split (github.com/cleanlab/label-errors, Apache-2.0)"
     d = json.loads((ASSETS/'doubtful-labels.json').read_text())
-    def votes(row): return row | dict(votes=dict(zip(d['votes_order'], row['votes'])))
-    return {row.pop('index'): votes(row) for row in d['rows']}
+    def about(row):
+        votes = dict(zip(d['votes_order'], row['votes']))
+        return dict(given=row['given'], guessed=row['guessed'], votes=votes)
+    return {row['index']: about(row) for row in d['rows']}
 
 # %% ../nbs/00_data.ipynb #98ea710b
 def channel_stats(

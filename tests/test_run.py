@@ -91,7 +91,7 @@ def test_train_on_a_folder_and_resume(tmp_path):
             p.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(ims.images[i]).save(p)
     env = os.environ | {'XDG_CACHE_HOME': str(tmp_path/'cache')}
-    r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--recipe', 'quick', '--data', tmp_path/'mine', '--epochs', '1', '--out', tmp_path/'run'], capture_output=True, text=True, env=env)
+    r = subprocess.run([Path(sys.executable).with_name('cifar-cam'), 'train', '--data', tmp_path/'mine', '--epochs', '1', '--out', tmp_path/'run'], capture_output=True, text=True, env=env)
     assert r.returncode==0, r.stderr
     assert list((tmp_path/'cache'/'cifar_cam').glob('mine-train-*.npz'))
     assert r.stderr.startswith('cifar-cam: loading torch and the data...\n') and '1/1  loss' in r.stderr

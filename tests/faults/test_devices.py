@@ -108,7 +108,7 @@ def test_the_command_in_two_processes(tmp_path, tried):
     for k,(im,label) in enumerate(zip(ims.images, ims.labels)):
         (d := root/'train'/ims.classes[label]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(im).save(d/f'{k}.png')
-    p = on_terminal([*TORCHRUN, '2', '-m', 'cifar_cam.cli', 'train', '--recipe', 'quick', '--data', root, '--epochs', '4', '--out', 'run'], cwd=tmp_path, env=CPU, start_new_session=True)
+    p = on_terminal([*TORCHRUN, '2', '-m', 'cifar_cam.cli', 'train', '--data', root, '--epochs', '4', '--out', 'run'], cwd=tmp_path, env=CPU, start_new_session=True)
     wait_for_steps(p)
     os.killpg(p.pid, signal.SIGINT)
     said = rest(p)
