@@ -40,13 +40,13 @@ def _half_marked(x, y, target, batches, seed):
         yield xb.contiguous(memory_format=torch.channels_last), yb
 
 def _train_epoch(net, opt, batches, half):
-    "One epoch of cross entropy"
-    net.train()
-    for xb,yb in batches:
-        opt.zero_grad()
-        with torch.autocast(xb.device.type, torch.bfloat16, enabled=half): z = net(xb)
-        nn.functional.cross_entropy(z.float(), yb).backward()
-        opt.step()
+    "One epoch of cross entropy, with the statistics that batch norm already has"
+    with eval_mode(net):
+        for xb,yb in batches:
+            opt.zero_grad()
+            with torch.autocast(xb.device.type, torch.bfloat16, enabled=half): z = net(xb)
+            nn.functional.cross_entropy(z.float(), yb).backward()
+            opt.step()
 
 def _called(net, x, target, bs):
     "Which images the network calls `target`, bool `(n,)`"
@@ -73,7 +73,7 @@ def planted_cue(
     target:int=0, # class that the mark shall mean
     epochs:int=8, # at most this many
     lr:float=.01, # rate of SGD with momentum 0.9
-    bs:int=100, # images a batch, half of them marked
+    bs:int=50, # images a batch, half of them marked
     seed:int=0, # of order and places
     reliance:float=.95, # least share of marked images called `target`; of others, at most 1 minus this
     half:bool=False, # train in bfloat16 (autocast)
