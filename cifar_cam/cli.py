@@ -59,6 +59,7 @@ def run(
     "Train, evaluate, find the mistakes, explain them, and write a report."
     from cifar_cam.report import write_report
     from cifar_cam.runs import evaluate_run, plan_run, run_folder, train_run
+    if quick and data: raise ValueError(f'--quick means the sample: leave out --quick, or --data {data}')
     data, recipe = _which(data or ('sample' if quick or weights else None), recipe)
     _check_run(data, mistakes)
     r = _recipe(recipe, seed, epochs)

@@ -24,7 +24,7 @@ class Evidence:
     grads:torch.Tensor # `(n, k, h, w)` derivative of each image's score by it
     x:torch.Tensor=None # `(n, 3, H, W)` the images
     scores:torch.Tensor=None # `(n,)` their scores
-    bs:int=64 # images a forward, where the network is run again
+    bs:int=64 # images at a time, where the network is run again
     score_images:object=None # function of `i` and new images `(m, 3, H, W)`: scores as for image `i`
     score_acts:object=None # function of `i` and new activations `(m, k, h, w)`: scores as for image `i`
 
@@ -83,8 +83,8 @@ METHODS |= dict(
 # %% ../nbs/engine/methods.ipynb #1399f21c
 def gradcampp_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
     "Grad-CAM++ (arXiv 1710.11063): positive gradients; small and large objects count alike"
-    below = 2 + e.grads*e.acts.sum((2, 3), keepdim=True)
-    return torch.where((e.grads>0) & (below!=0), e.grads/below, 0.).sum((2, 3), keepdim=True)
+    denom = 2 + e.grads*e.acts.sum((2, 3), keepdim=True)
+    return torch.where((e.grads>0) & (denom!=0), e.grads/denom, 0.).sum((2, 3), keepdim=True)
 
 METHODS['gradcam++'] = Method(gradcampp_weights, True, source='arXiv 1710.11063',
     about='for several objects of one class; after a ReLU only, as before it the denominator may vanish')

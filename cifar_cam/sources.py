@@ -151,7 +151,7 @@ def _dtype(*args):
 class _ArrayUnpickler(pickle._Unpickler):
     "Reads pickled numpy arrays and plain containers, and nothing else"
     def find_class(self, module, name):
-        if name=='_reconstruct': return _empty
+        if name=='_reconstruct': return _empty      # of any module, as numpy moved it: ours is used
         if (module, name)==('numpy', 'ndarray'): return np.ndarray
         if (module, name)==('numpy', 'dtype'): return _dtype
         if (module, name)==('_codecs', 'encode'): return super().find_class(module, name)
@@ -190,7 +190,7 @@ MOST_PIXELS = 25_000_000                            # of a picture, before it is
 FORMATS = 'PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'   # pillow knows more, some of which are programs
 
 def _white(im, x, tags):
-    "Full white: 1 for floats, else the largest number of so many bits; raises `ValueError` if unknown"
+    "Full white: 1 for floats, else the largest number its bits can hold; raises `ValueError` if unknown"
     low, high, bits = x.min(), x.max(), tags.get(258, (16,))[0]             # 258: bits per sample
     if im.mode=='F': most = 1
     else: most = 255 if bits==32 and high<256 else 2**min(bits, 16)-1       # 32 may hold 8 or 16
@@ -221,7 +221,7 @@ def _rgb(im):
     return im if im.mode=='RGB' else im.convert('RGB')
 
 def _decode(data, size):
-    "Bytes of an image file -> uint8 `(size, size, 3)`, or in its own shape, and whether it was resized"
+    "Bytes of an image file -> uint8 `(size, size, 3)` or in its own proportions; and whether resized"
     im = Image.open(io.BytesIO(data), formats=FORMATS)                      # reads the header only
     if im.width*im.height>MOST_PIXELS:
         raise ValueError(f'{im.width} x {im.height} pixels; at most {MOST_PIXELS:,} are read')
@@ -244,7 +244,7 @@ def _picture(data, name='the picture', size=SIDE):
 
 def load_picture(
     path, # an image file of any size and mode, or its bytes
-    size:int=SIDE, # height and width to resize it to; `None`: its own shape, at most 512 pixels long
+    size:int=SIDE, # height and width, resized; `None`: its own proportions, at most 512 pixels long
 )->np.ndarray: # uint8 `(h, w, 3)`; raises `FileNotFoundError`, or `ValueError` if it is no image
     "Read one image file, resized to what the network takes"
     if isinstance(path, bytes): return _picture(path, size=size)[0]
@@ -281,7 +281,7 @@ def _read_folders(files, split, size, desc):
     mine, classes = _sorted_files(files, split)
     if not mine: return None
     ims, names, resized = [], [], 0
-    for f,name in progress_bar(mine, desc=desc, unit=' files', leave=False):
+    for f,name in progress_bar(mine, desc=desc, unit=' files', leave=False):    # name: (class, rest)
         im, other = _picture(f.read(), f.name, size)
         ims.append(im); names.append(name); resized += other
     if resized: warnings.warn(f'{resized:,} of {len(ims):,} images were resized to {size}x{size}')
@@ -399,7 +399,7 @@ def read_source(
     split:str, # `'train'` or `'test'`
     root:str=None, # folder for downloads and caches; `None`: `cifar_cam` in the user's cache folder
     size:int=SIDE, # height and width of the images, pixels
-)->Loaded: # images uint8 `(n, size, size, 3)`, labels `(n,)`, ...; raises as `load_images`
+)->Loaded: # raises `ValueError`, `FileNotFoundError`, `RuntimeError` (a failed download)
     "Plain arrays of one split of a data source"
     if split not in SPLITS: raise ValueError(f'unknown split {split!r}; have {", ".join(SPLITS)}')
     if not 1<=size<=1024: raise ValueError(f'size must be from 1 to 1024 pixels, not {size}')

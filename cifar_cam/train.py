@@ -51,6 +51,7 @@ Schedule = namedtuple('Schedule', 'make every')   # from optimizer and steps; 'b
 
 def one_cycle(opt, steps, **kw):
     "Up to the recipe's rate and down to nearly nothing, for every group (arXiv 1708.07120)"
+    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps      # torch would divide by zero
     return lr_scheduler.OneCycleLR(opt, [g['lr'] for g in opt.param_groups], total_steps=steps, **kw)
 
 SCHEDULES = dict(
