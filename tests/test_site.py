@@ -133,7 +133,7 @@ def test_symbols_are_linked_and_source_is_shown(site):
     for t in ('first_network', 'read_a_mistake', 'your_own', 'scaling_out'): assert 'After this page' in (site/'tutorials'/f'{t}.html').read_text(encoding='utf-8')
     assert re.search(r'<a href="(\./)?data\.html#load_images"', (site/'train.html').read_text(encoding='utf-8')+(site/'cli.html').read_text(encoding='utf-8')+(site/'explorer.html').read_text(encoding='utf-8')+(site/'data.html').read_text(encoding='utf-8'))
 
-NO_TOKENS = dict(exclude=[['pre span']])                      # axe would measure each of 20,000; CONTRAST measures one of each kind
+NO_TOKENS = dict(exclude=[['pre code']])                      # axe would measure each of 20,000 tokens; CONTRAST measures one of each kind
 CONTRAST = """() => {
   const rgba = c => { const [r, g, b, a = 1] = c.match(/[\\d.]+/g).map(Number); return [r, g, b, a] }
   const over = (top, below) => [0, 1, 2].map(i => top[3]*top[i] + (1 - top[3])*below[i])
@@ -141,7 +141,7 @@ CONTRAST = """() => {
   const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b }
   const ratio = (text, back) => { const on = ground(back), a = light(over(rgba(getComputedStyle(text).color), on)), b = light(on); return (Math.max(a, b) + .05)/(Math.min(a, b) + .05) }
   const kinds = new Map()
-  document.querySelectorAll('pre span[class]').forEach(e => kinds.set(`${e.closest('pre').className}|${e.parentElement.className}|${e.className}`, e))
+  document.querySelectorAll('pre code, pre a, pre span[class]').forEach(e => kinds.set(`${e.closest('pre').className}|${e.parentElement.className}|${e.className}`, e))
   return [['search', ratio(document.querySelector('.smalldocs-search .bi-search'), document.querySelector('.smalldocs-search input'))],
           ...[...kinds].map(([kind, e]) => [kind, ratio(e, e)])] }"""
 
