@@ -346,6 +346,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'cifar_cam.optim.autocast': ('engine/optim.html#autocast', 'cifar_cam/optim.py'),
                                  'cifar_cam.optim.best_device': ('engine/optim.html#best_device', 'cifar_cam/optim.py'),
                                  'cifar_cam.optim.conv3x3': ('engine/optim.html#conv3x3', 'cifar_cam/optim.py'),
+                                 'cifar_cam.optim.cpu_capabilities': ('engine/optim.html#cpu_capabilities', 'cifar_cam/optim.py'),
                                  'cifar_cam.optim.fast_small_maps': ('engine/optim.html#fast_small_maps', 'cifar_cam/optim.py'),
                                  'cifar_cam.optim.orthogonalize': ('engine/optim.html#orthogonalize', 'cifar_cam/optim.py'),
                                  'cifar_cam.optim.precision': ('engine/optim.html#precision', 'cifar_cam/optim.py')},

@@ -207,7 +207,7 @@ def _ignore_interrupts(worker):
 
 def get_dl(
     ims:ImageSet, # the images
-    bs:int=256, # images a batch
+    bs:int=64, # images a batch
     mean:tuple=CIFAR_MEAN, # for `normalize`
     std:tuple=CIFAR_STD, # for `normalize`
 )->DataLoader: # batches `x` float32 `(bs, 3, h, w)`, `y` int64 `(bs,)`

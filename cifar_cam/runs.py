@@ -27,7 +27,7 @@ from .export import fold
 from .faithfulness import MEASURES, compare_methods, save_comparison
 from .methods import METHODS
 from .model import SHIPPED, STAGES, flops, load_model, resnet18, save_weights
-from .optim import best_device, precision
+from .optim import best_device, cpu_capabilities, precision
 from .planted import planted_cue
 from .recipes import Recipe, load_recipe, save_recipe
 from .resume import CheckpointCB, PatienceCB, TensorBoardCB, load_checkpoint
@@ -121,8 +121,7 @@ def machine(
     device # a torch device
 )->dict: # what a figure depends on besides the code
     "Hardware and versions"
-    caps = getattr(torch.cpu, 'get_capabilities', dict)()
-    cpu = caps.get('cpu_name') or platform.processor() or platform.machine()
+    cpu = cpu_capabilities().get('cpu_name') or platform.processor() or platform.machine()
     if device.type=='cpu': hardware = f'{cpu}, {torch.get_num_threads()} threads'
     else: hardware = torch.cuda.get_device_name(device) if device.type=='cuda' else device.type
     packages = {p: version(p) for p in ('torch', 'torchvision', 'albumentations', 'cifar_cam')}
