@@ -7,13 +7,15 @@ __all__ = ['ASSETS', 'DAMAGE', 'choose', 'write_file', 'absolute_source', 'chang
            'in_notebook', 'progress_bar', 'rank', 'world_size', 'is_main']
 
 # %% ../nbs/engine/core.ipynb #81c4507e
-import os, struct, sys, zipfile, zlib
+import math, os, struct, sys, zipfile, zlib
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from threading import RLock
 from tokenize import TokenError
+from weakref import WeakSet
 
+from tqdm import std
 from tqdm.auto import tqdm
 
 # %% ../nbs/engine/core.ipynb #1d861712
@@ -118,14 +120,27 @@ def in_notebook()->bool:
     "Whether tqdm draws widgets"
     return tqdm.display.__module__=='tqdm.notebook'
 
+class _Lines(std.tqdm):
+    "A bar for a log file: a line a minute, and none for what is done sooner"
+    _instances, monitor_interval = WeakSet(), 0        # `tqdm.write` shall not draw it anew
+    def __init__(self, *args, **kw):
+        super().__init__(*args, **dict(delay=60, mininterval=60) | kw)
+    @staticmethod
+    def status_printer(file): return lambda line: print(line, file=file, flush=True)
+    def close(self):
+        self.delay = math.inf                          # nothing is wiped at the end
+        super().close()
+
 def progress_bar(*args, # as for `tqdm`
     show:bool=True, # whether there is to be one
     **kw, # as for `tqdm`
 ): # a tqdm bar
-    "A bar of at most 80 columns in a terminal, a widget in a notebook, and nothing in a log file"
-    if not (show and (in_notebook() or sys.stderr.isatty())): return tqdm(*args, **kw | dict(disable=True))
-    if not in_notebook(): kw['ncols'] = min(80, os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
-    return tqdm(*args, **kw)
+    "A bar of at most 80 columns in a terminal, a widget in a notebook, a line a minute in a log file"
+    if not show: return tqdm(*args, **kw | dict(disable=True))
+    if in_notebook(): return tqdm(*args, **kw)
+    if not sys.stderr.isatty(): return _Lines(*args, **kw)
+    columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    return tqdm(*args, **kw | dict(ncols=min(80, columns)-1))
 
 # %% ../nbs/engine/core.ipynb #ed5f2d22
 def rank()->int:

@@ -1,10 +1,11 @@
 "What the command shows while it works: in a terminal of 80 columns, in one of unknown width, and in a log file; and what it says when asked wrongly"
-import io, os, re, select, subprocess, sys
+import io, itertools, os, re, select, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from tqdm import std
 from cifar_cam import __version__, cli
 from cifar_cam.data import get_dls, load_images
 from cifar_cam.recipes import RECIPES, get_recipe
@@ -42,6 +43,17 @@ def test_in_a_log_file_there_are_the_lines_and_nothing_else(monkeypatch):
     fit()
     first, second = log.getvalue().splitlines()
     assert re.fullmatch(LINE, first) and re.fullmatch(LINE, second) and '\r' not in log.getvalue()
+
+def test_in_a_log_file_long_work_says_a_line_a_minute(monkeypatch):
+    from cifar_cam.core import progress_bar
+    monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    now = itertools.count(0, 25)                                                             # each look at the clock is 25 s later
+    monkeypatch.setattr(sys, 'stderr', log := io.StringIO())
+    assert sum(progress_bar(range(5), desc='short'))==10 and log.getvalue()==''
+    monkeypatch.setattr(std, 'time', lambda: float(next(now)))
+    assert sum(progress_bar(range(9), desc='long'))==36
+    lines = log.getvalue().splitlines()
+    assert 2<=len(lines)<=5 and all(re.match(r'long: +\d+%.*<\d\d:\d\d', l) for l in lines) and '\r' not in log.getvalue()
 
 def test_seconds_are_not_those_of_a_clock_that_is_set_back(monkeypatch):
     now = iter(range(10**9, 0, -1000))
