@@ -192,6 +192,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cifar_cam.export._watch': ('engine/export.html#_watch', 'cifar_cam/export.py'),
                                   'cifar_cam.export.fold': ('engine/export.html#fold', 'cifar_cam/export.py')},
             'cifar_cam.faithfulness': { 'cifar_cam.faithfulness.Comparison': ('faithfulness.html#comparison', 'cifar_cam/faithfulness.py'),
+                                        'cifar_cam.faithfulness.Comparison.__repr__': ( 'faithfulness.html#comparison.__repr__',
+                                                                                        'cifar_cam/faithfulness.py'),
                                         'cifar_cam.faithfulness.Comparison._repr_markdown_': ( 'faithfulness.html#comparison._repr_markdown_',
                                                                                                'cifar_cam/faithfulness.py'),
                                         'cifar_cam.faithfulness.Comparison.interval': ( 'faithfulness.html#comparison.interval',

@@ -69,8 +69,10 @@ def fold(
     tol:float=1e-3, # largest difference of a logit that is accepted, relative to the largest logit
 )->nn.Module: # in evaluation mode, frozen, channels last; raises `ValueError` if it says something else
     "A copy that explains faster: plain batch norms folded with the plain convolutions before them"
-    fast = copy.deepcopy(model._modules.get('_orig_mod', model)).eval().requires_grad_(False)
-    with not_compiled(fast), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.inference_mode(False):                          # or else its weights would be of no use
+        fast = copy.deepcopy(model._modules.get('_orig_mod', model)).eval().requires_grad_(False)
+    plain = torch.autocast(x.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain, not_compiled(fast):
         want, pairs = _followers(fast, x)
         check_logits(want, x)
         _join(fast, pairs)

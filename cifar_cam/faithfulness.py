@@ -281,7 +281,7 @@ def on_mark(
 # %% ../nbs/07_faithfulness.ipynb #30a7c985
 MEASURES = dict(deletion=-1, insertion=1, road=1, drop=-1, increase=1, hit=1, mass=1) # 1: the higher
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     "What methods scored at layers, image by image"
     values:dict # `(method, layer, measure)` -> float `(n, t)`: images, classes explained of each
@@ -294,6 +294,10 @@ class Comparison:
     def layers(self): return list(dict.fromkeys(l for _,l,_ in self.values))
     @property
     def measures(self): return list(dict.fromkeys(k for _,_,k in self.values))
+
+    def __repr__(self):
+        n = len(next(iter(self.values.values()), ()))
+        return f'Comparison of {", ".join(self.methods)} at {", ".join(self.layers)}, {n} images'
 
     def _repr_markdown_(self):
         def cell(*key): return '{:.2f} ({:.2f}, {:.2f})'.format(*self.interval(*key))
