@@ -1,16 +1,20 @@
-"""What each part of the recipe `fast` is worth: one part changed at a time, on a part of train, measured on held-out images
+"""What each part of a recipe is worth: one part changed at a time, measured on train images that are held out
 
-    python benchmarks/ablation.py --data FOLDER [--images 16000] [--epochs 5] [--seeds 1] [--only NAME ...] [--out FILE.json]
+    python benchmarks/ablation.py [--study fast|demo] [--data SOURCE] [--seeds 1] [--only NAME ...] [--out FILE.json]
 
-A short `fast`: three quarters of the epochs at 16 pixels, the last quarter at 24. Every variant sees the same images and takes about
-the same floating-point operations (they are counted). A fifth of the images is held out, and what was learnt is measured on it at 24
-pixels; the test split is not read. Results are added to the file one by one, so that a run that was cut off goes on where it stopped.
+`fast`: a short `fast` on 16,000 images, three quarters of its five epochs at 16 pixels, the last quarter at 24, where it is measured.
+`demo`: the whole of `demo`, measured at 32 pixels. `start`: its first epoch as a run of its own, at 16 pixels; quick, to find candidates.
+Every variant of a study sees the same images and takes about the same floating-point operations (they are counted); the test split is
+not read. Results are added to the file one by one, so that a run that was cut off goes on where it stopped.
 """
 import argparse, json, time
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
-from torch.nn import functional as F
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from cifar_cam.data import load_images
@@ -18,48 +22,91 @@ from cifar_cam.recipes import get_recipe
 from cifar_cam.runs import make_learner, run_cost
 from cifar_cam.train import ProgressCB, evaluate
 
-FAST, QUICK, SIZES, WIDTH = get_recipe('fast'), get_recipe('quick'), ((0., 16), (.75, 24)), 24
-VARIANTS = {
-    'fast, short': {},
-    'SGD, batches of 128 at a rate of 0.1, instead of Muon': dict(optimizer='SGD', optimizer_args=QUICK.optimizer_args, lr=.1, bs=128),
-    'one image size throughout (24), fewer epochs': dict(sizes=((0., 24),)),
-    'no label smoothing': dict(label_smoothing=0.),
-    'no holes': dict(augment={k: v for k,v in FAST.augment.items() if k!='CoarseDropout'}),
-    'crops shifted by 2 instead of 4': dict(augment=FAST.augment | dict(PadIfNeeded=QUICK.augment['PadIfNeeded'])),
-    'cosine instead of linear': dict(schedule_args=FAST.schedule_args | dict(anneal_strategy='cos')),
-}
+FAST, QUICK, DEMO = map(get_recipe, ('fast', 'quick', 'demo'))
+Study = namedtuple('Study', 'recipe images held_out variants')
 
-def measure(name, ims, seed, epochs):
-    "Train a variant and measure it on what was held out"
-    r = replace(FAST, **dict(epochs=epochs, sizes=SIZES, valid_pct=.2, seed=seed) | VARIANTS[name])
-    if 'sizes' in VARIANTS[name]: r = replace(r, epochs=round(epochs*sum((b-a)*w*w for a,b,w in ((0,.75,16), (.75,1,WIDTH)))/WIDTH**2))
+def muon(r, **kw): return dict(optimizer_args=r.optimizer_args | kw)
+def without(r, name): return dict(augment={k: v for k,v in r.augment.items() if k!=name})
+
+def whiten(learn):
+    "The first filters start as principal directions of 3x3 pixels, scaled to variance 1, and as their negatives (cifar10-airbench)"
+    x, w = next(iter(learn.dls.train))[0], learn.model.conv1.weight
+    v, n = x.unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1), w[0].numel()
+    size, direction = torch.linalg.eigh(v.T @ v/len(v))
+    filters = (direction/(size+5e-4).sqrt()).T.view(n, *w[0].shape)
+    with torch.no_grad(): w[:n], w[n:2*n] = filters, -filters
+
+def dirac(learn):
+    "A convolution starts as the identity, as far as it can (cifar10-airbench)"
+    for m in learn.model.modules():
+        if isinstance(m, nn.Conv2d) and m.kernel_size==(3,3) and m.in_channels>3: nn.init.dirac_(m.weight.data[:m.in_channels])
+
+def closed(learn):
+    "Every block starts as the identity: the last batch norm's weight is 0 (arXiv 1706.02677)"
+    for n,m in learn.model.named_modules():
+        if n.endswith('bn2'): nn.init.zeros_(m.weight)
+
+SHORT = replace(FAST, epochs=5, sizes=((0., 16), (.75, 24)))
+START = replace(DEMO, epochs=1, sizes=((0., 16),))
+OF_DEMO = {
+    'a rate of 0.06 instead of 0.1': dict(lr=.06),
+    'a rate of 0.15': dict(lr=.15),
+    'batches of 250 at a rate of 0.06': dict(bs=250, lr=.06),
+    'Muon with a momentum of 0.9 instead of 0.8': muon(DEMO, momentum=.9),
+    'norms and classifier at a rate of 0.02 instead of 0.1': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.02)),
+    'norms and classifier at a rate of 0.3': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.3)),
+    'no label smoothing': dict(label_smoothing=0.),
+    'flips only': dict(augment={k: v for k,v in DEMO.augment.items() if 'Flip' in k}),
+    'whitened stem': whiten, 'identities at first': dirac, 'closed blocks at first': closed,
+}
+STUDIES = dict(
+    fast=Study(SHORT, 16_000, .2, {
+        'fast, short': {},
+        'SGD, batches of 128 at a rate of 0.1, instead of Muon': dict(optimizer='SGD', optimizer_args=QUICK.optimizer_args, lr=.1, bs=128),
+        'one image size throughout (24), fewer epochs': dict(sizes=((0., 24),), epochs=3),
+        'no label smoothing': dict(label_smoothing=0.),
+        'no holes': without(FAST, 'CoarseDropout'),
+        'crops shifted by 2 instead of 4': dict(augment=FAST.augment | dict(PadIfNeeded=QUICK.augment['PadIfNeeded'])),
+        'cosine instead of linear': dict(schedule_args=FAST.schedule_args | dict(anneal_strategy='cos'))}),
+    start=Study(START, 50_000, .1, {'the first epoch of demo': {}} | OF_DEMO),
+    demo=Study(DEMO, 50_000, .1, {
+        'demo': {},
+        'two epochs, larger images sooner': dict(epochs=2, sizes=((0., 16), (.3, 24), (.75, 32)))} | OF_DEMO))
+
+def measure(study, name, ims, seed):
+    "Train a variant and measure it on what was held out, at the width that it ends with"
+    change = study.variants[name]
+    fields, begin = ({}, change) if callable(change) else (change, lambda learn: None)
+    r = replace(study.recipe, **dict(valid_pct=study.held_out, seed=seed) | fields)
     learn = make_learner(r, ims, cbs=[ProgressCB()])
-    cost, held_out = run_cost(learn, ims), learn.dls.valid
+    begin(learn)
+    cost, held_out, width = run_cost(learn, ims), learn.dls.valid, r.sizes[-1][1]
     learn.dls = type(learn.dls)(learn.dls.train, [])                   # measured once, after the end
-    start = time.time()
-    last, small = learn.fit()[-1], ((F.interpolate(x, size=(WIDTH, WIDTH), mode='bilinear', antialias=True), y) for x,y in held_out)
-    return dict(variant=name, seed=seed, epochs=r.epochs, accuracy=evaluate(learn.model, small).accuracy, held_out=len(held_out.dataset),
-                train_accuracy=last['train_accuracy'], seconds=round(time.time()-start), **cost)
+    start = time.perf_counter()
+    last, sized = learn.fit()[-1], ((interpolate(x, size=(width, width), mode='bilinear', antialias=True), y) for x,y in held_out)
+    return dict(variant=name, seed=seed, epochs=r.epochs, accuracy=evaluate(learn.model, sized).accuracy, held_out=len(held_out.dataset),
+                train_accuracy=last['train_accuracy'], seconds=round(time.perf_counter()-start), **cost)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--data', required=True, help='data source, as for cifar-cam')
-    p.add_argument('--images', type=int, default=16_000, help='images used, a fifth of them held out')
-    p.add_argument('--epochs', type=int, default=5, help='passes over them')
+    p.add_argument('--study', choices=list(STUDIES), default='fast', help='which recipe')
+    p.add_argument('--data', default='jpeg', help='data source, as for cifar-cam')
     p.add_argument('--seeds', type=int, default=1, help='runs of each variant')
-    p.add_argument('--only', nargs='*', choices=list(VARIANTS), help='variants to run')
-    p.add_argument('--out', type=Path, default=Path(__file__).with_name('ablation.json'), help='file of results')
+    p.add_argument('--only', nargs='*', metavar='NAME', help='variants to run')
+    p.add_argument('--out', type=Path, help='file of results')
     a = p.parse_args()
+    study, out = STUDIES[a.study], a.out or Path(__file__).with_name('ablation.json' if a.study=='fast' else f'ablation-{a.study}.json')
+    if unknown := set(a.only or ())-set(study.variants): p.error(f'no variants: {unknown}; have {list(study.variants)}')
     ims = load_images(a.data, 'train')
-    ims = ims.split(1-a.images/len(ims), seed=0)[0] if a.images<len(ims) else ims
-    settings = dict(data=ims.source, images=len(ims), epochs=a.epochs)
-    made = json.loads(a.out.read_text()) if a.out.exists() else dict(settings, runs=[])
-    if any(made[k]!=v for k,v in settings.items()): p.error(f'{a.out} holds runs with other settings: choose another --out')
+    ims = ims.split(1-study.images/len(ims), seed=0)[0] if study.images<len(ims) else ims
+    settings = dict(data=ims.source, images=len(ims), epochs=study.recipe.epochs)
+    made = json.loads(out.read_text()) if out.exists() else dict(settings, runs=[])
+    if any(made[k]!=v for k,v in settings.items()): p.error(f'{out} holds runs with other settings: choose another --out')
     done = made['runs']
-    todo = [(n, s) for s in range(a.seeds) for n in a.only or VARIANTS if not any((d['variant'], d['seed'])==(n, s) for d in done)]
+    todo = [(n, s) for s in range(a.seeds) for n in a.only or study.variants if not any((d['variant'], d['seed'])==(n, s) for d in done)]
     for name,seed in tqdm(todo, desc='variants'):
-        done.append(measure(name, ims, seed, a.epochs))
-        a.out.write_text(json.dumps(made, indent=1))
-    for d in done: print(f'{d["variant"]:46} seed {d["seed"]}  {d["accuracy"]:.2%} held out, {d["train_accuracy"]:.2%} train, {d["pflop"]:.4f} PFLOP, {d["seconds"]} s')
+        done.append(measure(study, name, ims, seed))
+        out.write_text(json.dumps(made, indent=1))
+    for d in done: print(f'{d["variant"]:54} seed {d["seed"]}  {d["accuracy"]:.2%} held out, {d["train_accuracy"]:.2%} train, {d["pflop"]:.4f} PFLOP, {d["seconds"]} s')
 
 if __name__=='__main__': main()
