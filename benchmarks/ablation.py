@@ -53,6 +53,7 @@ OF_DEMO = {
     'a rate of 0.15': dict(lr=.15),
     'batches of 250 at a rate of 0.06': dict(bs=250, lr=.06),
     'Muon with a momentum of 0.9 instead of 0.8': muon(DEMO, momentum=.9),
+    'five Newton-Schulz iterations instead of three': muon(DEMO, steps=5),
     'norms and classifier at a rate of 0.02 instead of 0.1': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.02)),
     'norms and classifier at a rate of 0.3': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.3)),
     'no label smoothing': dict(label_smoothing=0.),
@@ -71,6 +72,7 @@ STUDIES = dict(
     start=Study(START, 50_000, .1, {'the first epoch of demo': {}} | OF_DEMO),
     demo=Study(DEMO, 50_000, .1, {
         'demo': {},
+        'four epochs, fewer at the larger widths': dict(epochs=4, sizes=((0., 16), (.7, 24), (.92, 32))),
         'two epochs, larger images sooner': dict(epochs=2, sizes=((0., 16), (.3, 24), (.75, 32)))} | OF_DEMO))
 
 def measure(study, name, ims, seed):
