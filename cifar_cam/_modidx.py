@@ -254,6 +254,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cifar_cam.gradcam.CamResult.__getitem__': ( 'gradcam.html#camresult.__getitem__',
                                                                                 'cifar_cam/gradcam.py'),
                                    'cifar_cam.gradcam.CamResult.__len__': ('gradcam.html#camresult.__len__', 'cifar_cam/gradcam.py'),
+                                   'cifar_cam.gradcam.CamResult.__repr__': ('gradcam.html#camresult.__repr__', 'cifar_cam/gradcam.py'),
                                    'cifar_cam.gradcam.CamResult._map': ('gradcam.html#camresult._map', 'cifar_cam/gradcam.py'),
                                    'cifar_cam.gradcam.CamResult._repr_markdown_': ( 'gradcam.html#camresult._repr_markdown_',
                                                                                     'cifar_cam/gradcam.py'),

@@ -40,7 +40,7 @@ class Taps:
         return self.acts[name].clone()
 
 # %% ../nbs/03_gradcam.ipynb #26d9394e
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CamResult:
     "Raw maps of a batch, and the scores they explain"
     logits:torch.Tensor # `(n, classes)`
@@ -50,6 +50,8 @@ class CamResult:
 
     def __len__(self): return len(self.logits)
     def _map(self, f): return replace(self, maps={k: f(v) for k,v in self.maps.items()})
+    def __repr__(self):
+        return f'{len(self)} images explained by {self.method}\n{self._repr_markdown_()}'
     def _repr_markdown_(self):
         def row(k, v): return k, ' x '.join(map(str, v.shape)), f'{v.min():.4g}', f'{v.max():.4g}'
         rows = [row(k, v) for k,v in self.maps.items()]
