@@ -57,6 +57,8 @@ OF_DEMO = {
     'norms and classifier at a rate of 0.02 instead of 0.1': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.02)),
     'norms and classifier at a rate of 0.3': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.3)),
     'no label smoothing': dict(label_smoothing=0.),
+    'the augmentation of fast: crops shifted by 4, holes': dict(augment=FAST.augment),
+    'holes in half of the images': dict(augment=DEMO.augment | dict(CoarseDropout=FAST.augment['CoarseDropout'])),
     'flips only': dict(augment={k: v for k,v in DEMO.augment.items() if 'Flip' in k}),
     'whitened stem': whiten, 'identities at first': dirac, 'closed blocks at first': closed,
 }
