@@ -60,6 +60,7 @@ OF_DEMO = {
     'the augmentation of fast: crops shifted by 4, holes': dict(augment=FAST.augment),
     'holes in half of the images': dict(augment=DEMO.augment | dict(CoarseDropout=FAST.augment['CoarseDropout'])),
     'flips only': dict(augment={k: v for k,v in DEMO.augment.items() if 'Flip' in k}),
+    'flips only, no label smoothing': dict(label_smoothing=0., augment={k: v for k,v in DEMO.augment.items() if 'Flip' in k}),
     'whitened stem': whiten, 'identities at first': dirac, 'closed blocks at first': closed,
 }
 STUDIES = dict(
