@@ -111,6 +111,7 @@ def main():
     todo = [(n, s) for s in range(a.seeds) for n in a.only or study.variants if not any((d['variant'], d['seed'])==(n, s) for d in done)]
     for name,seed in tqdm(todo, desc='variants'):
         done.append(measure(study, name, ims, seed))
+        done.sort(key=lambda d: list(study.variants).index(d['variant']))
         out.write_text(json.dumps(made, indent=1))
     for d in done: print(f'{d["variant"]:54} seed {d["seed"]}  {d["accuracy"]:.2%} held out, {d["train_accuracy"]:.2%} train, {d["pflop"]:.4f} PFLOP, {d["seconds"]} s')
 

@@ -62,6 +62,14 @@ def test_seconds_are_not_those_of_a_clock_that_is_set_back(monkeypatch):
     (row,) = Learner(nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10)), get_dls(load_images('sample', 'train')[:112], 50), recipe, [], 'no').fit()
     assert 0<=row['seconds']<600
 
+def test_results_say_in_a_few_lines_what_they_hold():
+    from cifar_cam.faithfulness import compare_methods
+    from cifar_cam.gradcam import explain
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)), torch.rand(2, 3, 32, 32)
+    maps, scores = repr(explain(net, x, layers=['1', '2'])), repr(compare_methods(net, x, [3, 4], ['1'], ['gradcam'], progress=False))
+    assert all(said.count('\n')<8 and '2 images' in said and 'gradcam' in said and 'tensor' not in said for said in (maps, scores))
+    assert '2 x 30 x 30' in maps and '2 x 28 x 28' in maps
+
 def said(capsys, *args):
     "Exit code, stdout and stderr of the command"
     capsys.readouterr()
