@@ -1,11 +1,11 @@
 """What each part of a recipe is worth: one part changed at a time, measured on train images that are held out
 
-    python benchmarks/ablation.py [--study fast|demo] [--data SOURCE] [--seeds 1] [--only NAME ...] [--out FILE.json]
+    python benchmarks/ablation.py [--study fast|demo|start] [--data SOURCE] [--seeds 1] [--only NAME ...] [--out FILE.json]
 
 `fast`: a short `fast` on 16,000 images, three quarters of its five epochs at 16 pixels, the last quarter at 24, where it is measured.
 `demo`: the whole of `demo`, measured at 32 pixels. `start`: its first epoch as a run of its own, at 16 pixels; quick, to find candidates.
-Every variant of a study sees the same images and takes about the same floating-point operations (they are counted); the test split is
-not read. Results are added to the file one by one, so that a run that was cut off goes on where it stopped.
+Every variant of a study sees the same images and takes about the same floating-point operations unless its name says otherwise
+(they are counted); the test split is not read. Results are added to the file one by one, so that a run that was cut off goes on where it stopped.
 """
 import argparse, json, time
 from collections import namedtuple
@@ -26,7 +26,7 @@ FAST, QUICK, DEMO = map(get_recipe, ('fast', 'quick', 'demo'))
 Study = namedtuple('Study', 'recipe images held_out variants')
 
 def muon(r, **kw): return dict(optimizer_args=r.optimizer_args | kw)
-def without(r, name): return dict(augment={k: v for k,v in r.augment.items() if k!=name})
+def without(r, *names): return dict(augment={k: v for k,v in r.augment.items() if k not in names})
 
 def whiten(learn):
     "The first filters start as principal directions of 3x3 pixels, scaled to variance 1, and as their negatives (cifar10-airbench)"
@@ -48,6 +48,7 @@ def closed(learn):
 
 SHORT = replace(FAST, epochs=5, sizes=((0., 16), (.75, 24)))
 START = replace(DEMO, epochs=1, sizes=((0., 16),))
+FLIPS_ONLY = without(DEMO, 'PadIfNeeded', 'RandomCrop')
 OF_DEMO = {
     'a rate of 0.06 instead of 0.1': dict(lr=.06),
     'a rate of 0.15': dict(lr=.15),
@@ -59,8 +60,8 @@ OF_DEMO = {
     'no label smoothing': dict(label_smoothing=0.),
     'the augmentation of fast: crops shifted by 4, holes': dict(augment=FAST.augment),
     'holes in half of the images': dict(augment=DEMO.augment | dict(CoarseDropout=FAST.augment['CoarseDropout'])),
-    'flips only': dict(augment={k: v for k,v in DEMO.augment.items() if 'Flip' in k}),
-    'flips only, no label smoothing': dict(label_smoothing=0., augment={k: v for k,v in DEMO.augment.items() if 'Flip' in k}),
+    'flips only': FLIPS_ONLY,
+    'flips only, no label smoothing': FLIPS_ONLY | dict(label_smoothing=0.),
     'whitened stem': whiten, 'identities at first': dirac, 'closed blocks at first': closed,
 }
 STUDIES = dict(

@@ -1,4 +1,4 @@
-"Three tests at a time, one thread for each; and what was tried, printed at the end: pictures of pages, and the table of faults"
+"Several tests at a time, one thread for each; and what was tried, printed at the end: pictures of pages, and the table of faults"
 import os, signal
 import pytest
 

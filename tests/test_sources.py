@@ -67,7 +67,7 @@ def test_import_and_help_are_light():
 def test_no_secrets_are_kept(tmp_path):
     def found(folder, *args):
         pictures = ['--disable-plugin', 'Base64HighEntropyString', '--disable-plugin', 'HexHighEntropyString',         # look random
-                    '--exclude-lines', '"image/', '--exclude-files', '[.](npz|safetensors|webp|png)$']
+                    '--exclude-lines', '^ *"image/[a-z+]+": "', '--exclude-files', '[.](npz|safetensors|webp|png)$']
         r = subprocess.run([sys.executable, '-m', 'detect_secrets', 'scan', *args, *pictures], cwd=folder, capture_output=True, text=True, check=True)
         return json.loads(r.stdout)['results']
     assert found(root)=={}
