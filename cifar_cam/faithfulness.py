@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import nn
-from torchvision.transforms.functional import gaussian_blur
 
 from .core import choose, md_table, progress_bar, reading, write_file
 from .gradcam import METHODS, class_numbers, explain
@@ -97,6 +96,7 @@ def insertion(
     seed:int=0, # of the order among equal pixels
 )->Curve: # higher `auc` is better; raises `ValueError` for maps of another size
     "Put the most important pixels into a blurred image (RISE, arXiv 1806.07421)"
+    from torchvision.transforms.functional import gaussian_blur        # loads much
     with torch.autocast(x.device.type, enabled=False): blurred = gaussian_blur(x, 11, 5.)
     return _curve(model, blurred, x, maps, target, steps, seed)
 
