@@ -21,7 +21,7 @@ from .core import ASSETS, choose, eval_mode, md_table, write_file
 
 # %% ../nbs/01_model.ipynb #f3d4cfff
 def _conv(ni, nf, size=3, stride=1):
-    "A convolution whose border keeps the size; it needs no bias, since a norm follows"
+    "A convolution that keeps the size at a stride of 1; a norm follows, so it needs no bias"
     return nn.Conv2d(ni, nf, size, stride, padding=size//2, bias=False)
 
 class Block(nn.Module):

@@ -118,7 +118,7 @@ _QUICK = Recipe(
     optimizer_args=_NESTEROV, schedule_args=_TRIANGLE, label_smoothing=.1,
     sizes=((0., 16), (.7, 24), (.9, 32)), augment=CROP_FLIP)
 _DEMO = Recipe(
-    'demo', 'all of CIFAR-10 for 0.25 PFLOP, in ten minutes on a CPU', epochs=4, bs=500, lr=.1,
+    'demo', 'all of CIFAR-10 for 0.25 PFLOP, in a quarter of an hour on a CPU', epochs=4, bs=500, lr=.1,
     optimizer='Muon', optimizer_args=_muon(.1), schedule_args=_TRIANGLE, label_smoothing=.1,
     sizes=((0., 16), (.7, 24), (.92, 32)), valid_pct=.02, augment=CROP_FLIP)
 _FAST = Recipe(
