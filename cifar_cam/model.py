@@ -79,7 +79,7 @@ def resnet18(
     if last_stride not in (1, 2): raise ValueError(f'last_stride must be 1 or 2, not {last_stride}')
     m = ResNet18(num_classes, norm_layer, dropout, last_stride, bias)
     for c in m.modules():
-        if isinstance(c, nn.Conv2d):
+        if isinstance(c, nn.Conv2d) and not c.weight.is_meta:          # there, nothing can be set
             nn.init.kaiming_normal_(c.weight, mode='fan_out', nonlinearity='relu')
     options = dict(norm=norm, dropout=dropout, last_stride=last_stride, bias=bias)
     m.args = dict(num_classes=num_classes, **options)
@@ -246,10 +246,14 @@ def load_model(
     "The network that a weights file was written from"
     state, meta = read_weights(weights)
     head, classes = state.get('fc.weight', torch.tensor(0)), meta.get('classes')
-    outputs = len(head) if head.shape[1:]==(512,) else 0               # no more than the file holds
+    outputs = len(head) if head.ndim else 0
     if classes and len(classes)!=outputs:
         raise ValueError(f'{weights} has {outputs} outputs, but names {len(classes)} classes')
     try:
         options = meta.get('args', {}) | dict(num_classes=outputs)
-        return resnet18(**options, weights=weights).eval()
+        with torch.device('meta'): _check_fit(resnet18(**options, weights=None), state, weights)
     except TypeError as e: raise ValueError(f'{weights} is not of a resnet18: {e}') from None
+    m = resnet18(**options)
+    m.load_state_dict(state, strict=False)
+    m.meta = meta
+    return m.eval()

@@ -64,6 +64,11 @@ def test_import_and_help_are_light():
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert r.returncode==0, r.stderr
 
+def test_to_explain_no_compiler_is_loaded():
+    code = "import sys, torch; from cifar_cam.gradcam import explain; from cifar_cam.model import load_model; explain(load_model(), torch.zeros(1, 3, 32, 32)); bad = {'torchvision', 'torch._dynamo', 'sympy', 'albumentations'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert r.returncode==0, r.stderr
+
 def test_no_secrets_are_kept(tmp_path):
     def found(folder, *args):
         pictures = ['--disable-plugin', 'Base64HighEntropyString', '--disable-plugin', 'HexHighEntropyString',         # look random
