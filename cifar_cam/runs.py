@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import count, pairwise
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import torch
@@ -302,31 +303,32 @@ def train_run(
 
 # %% ../nbs/engine/runs.ipynb #48662282
 class TimeCB(Callback):
-    "Times training batches, from one end to the next, and ends the run after `n` of them"
+    "Times batches, and ends the run after `n` of them, or when they have taken `limit` seconds"
     order = 100
-    def __init__(self, n): self.n, self.seconds = n, []
+    def __init__(self, n, limit=math.inf): self.n, self.limit, self.seconds = n, limit, []
     def before_fit(self, learn): self.start = time.perf_counter()
     def after_batch(self, learn):
         learn.loss.item()                                    # wait for the device
         now = time.perf_counter()
         if learn.training: self.seconds.append(now-self.start)
         self.start = now
-        if len(self.seconds)==self.n: raise CancelFit
+        if len(self.seconds)==self.n or sum(self.seconds)>self.limit: raise CancelFit
 
 def plan_run(
     recipe:Recipe, # how to train
     data:str='sample', # source, as for `load_images`
     num_workers:int=0, # processes that prepare batches
     timed:int=3, # steps to time at each image width, after one to warm up
+    limit:float=5., # seconds after which no further step is timed at a width
     weights:str=None, # as for `train_run`
 )->dict: # `trained_on images steps pflop seconds`, hardware and versions
     "What a run would cost; trains nothing that is kept"
     ims = load_images(data, 'train')
     learn, seconds = make_learner(recipe, ims, num_workers, weights=weights), 0
     for w,n in steps_by_width(recipe, learn.total_steps, ims.images.shape[2]).items():
-        timer, short = TimeCB(timed+1), replace(recipe, sizes=((0,w),), epochs=timed+1)
+        timer, short = TimeCB(timed+1, limit), replace(recipe, sizes=((0,w),), epochs=timed+1)
         make_learner(short, ims, num_workers, [timer]).fit()
-        seconds += n*sum(timer.seconds[1:])/timed
+        seconds += n*mean(timer.seconds[1:] or timer.seconds)
     return run_cost(learn, ims) | dict(seconds=round(seconds, 1))
 
 # %% ../nbs/engine/runs.ipynb #050fde0a

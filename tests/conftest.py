@@ -1,6 +1,9 @@
 "Several tests at a time, one thread for each; and what was tried, printed at the end: pictures of pages, and the table of faults"
-import os, signal
+import os, signal, subprocess, sys
+from pathlib import Path
 import pytest
+
+root = Path(__file__).parent.parent
 
 FAULTS, PICTURES = [], {}
 
@@ -8,7 +11,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', 
 
 if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
-LONGEST = 'test_faithfulness_scores', 'test_pages_work_in_a_browser'
+LONGEST = 'test_faithfulness_scores', 'test_pages_work_in_a_browser', 'test_maps_in_the_page'
 
 def pytest_collection_modifyitems(items):
     "The longest first, so that no core waits for them at the end"
@@ -34,6 +37,18 @@ def tried(tmp_path):
     "Notes a fault that was tried: what it was, how often, what was lost, what was said"
     def note(fault, times=1, lost='nothing', said=''): FAULTS.append((fault, times, lost, ' '.join(str(said).replace(f'{tmp_path}/', '').split())))
     return note
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory, worker_id):
+    "The site, built once for all processes that test it"
+    from filelock import FileLock
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id=='master' else base.parent)/'site'
+    with FileLock(f'{out}.lock'):
+        if not out.exists():
+            built = subprocess.run([sys.executable, root/'tools'/'site.py', out], capture_output=True, text=True)
+            assert (built.returncode, built.stderr)==(0, '')
+    return out
 
 def pytest_terminal_summary(terminalreporter):
     w = terminalreporter

@@ -122,6 +122,26 @@ def test_a_second_cycle_starts_from_weights(tmp_path):
     r = cifar_cam('train', '--recipe', 'best', cwd=tmp_path)
     assert (r.returncode, "weights that 'fast' has trained" in r.stderr, 'Traceback' in r.stderr)==(2, True, False)
 
+def test_export_writes_a_graph_that_explains_as_explain_does(tmp_path):
+    import onnxruntime
+    from cifar_cam.data import load_images, normalize
+    from cifar_cam.gradcam import explain
+    from cifar_cam.model import load_model
+    wrong = cifar_cam('export', '--methods', 'scorecam', cwd=tmp_path)
+    assert (wrong.returncode, 'cannot be written as a graph' in wrong.stderr, list(tmp_path.iterdir()))==(2, True, [])
+    r = cifar_cam('export', '--methods', 'gradcam,xgradcam', '--layers', 'layer1,layer4', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    assert re.match(r'written  cam.onnx, 2\d\.\d MB\nchecked  differs from explain by \de-\d\d of the highest value at most', r.stdout)
+    session, model = onnxruntime.InferenceSession(tmp_path/'cam.onnx', providers=['CPUExecutionProvider']), load_model()
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about['classes'])==model.meta['classes'] and max(json.loads(about['differences']).values())<1e-4
+    x = normalize(load_images('sample', 'test').images[10:15])
+    logits, first, last = session.run(['logits', 'maps.layer1', 'maps.layer4'], dict(images=x.numpy(), weights=torch.eye(10)[[7]*5].numpy()))
+    for j,m in enumerate(('gradcam', 'xgradcam')):
+        want = explain(model, x, 7, ['layer1', 'layer4'], m)
+        for got,maps in ((logits, want.logits), (first[:, j], want.maps['layer1']), (last[:, j], want.maps['layer4'])):
+            assert (torch.from_numpy(got)-maps).abs().max()<1e-5*maps.abs().max()
+
 def test_faithfulness_scores_methods_at_stages_and_against_a_planted_mark(tmp_path):
     from cifar_cam.faithfulness import load_comparison
     r = cifar_cam('faithfulness', '--images', 4, '--methods', 'gradcam,cam', '--out', tmp_path/'run', cwd=tmp_path)

@@ -175,9 +175,12 @@ def build(out):
     from nbdev import processors
     from nbdev.config import get_config
     from nbdev.serve import proc_nbs
+    from cifar_cam.live import write_live
     os.chdir(root)
     processors.add_links = lambda cell: None                                # of modules with a name in common, nbdev links the last
-    return render(get_config(), proc_nbs(n_workers=0, force=True), out)
+    said = render(get_config(), proc_nbs(n_workers=0, force=True), out)
+    write_live(Path(out)/'live')
+    return said
 
 if __name__=='__main__':
     with warnings.catch_warnings(record=True) as heard: said = build(sys.argv[1] if len(sys.argv)>1 else OUT)
