@@ -230,7 +230,7 @@ def export(
     found = export_onnx(model, out, _list(layers) or STAGES, _list(methods), not full, x)
     worst = max(found, key=found.get)
     print(f'written  {out}, {Path(out).stat().st_size/1e6:.1f} MB')
-    print(f'checked  differs from explain by {found[worst]:.0e} of the highest value at most ({worst})')
+    print(f'checked  differs from explain by {found[worst]:.0e} of the highest value ({worst})')
 
 # %% ../nbs/09_cli.ipynb #1ba00266
 def report(
@@ -294,7 +294,8 @@ def _sources():
     return f'{named}, or a folder or .tar archive'
 
 _NAMES = {'a name in RECIPES': lambda: f'one of {", ".join(RECIPES)}', 'a name in SOURCES': _sources,
-          'a name in METHODS': _methods, 'those in STAGES': _stages, 'those in IN_A_GRAPH': _in_a_graph}
+          'a name in METHODS': _methods, 'those in STAGES': _stages,
+          'those in IN_A_GRAPH': _in_a_graph}
 
 def _parser(name, asks_help=False):
     "The options of a command; with the names that they may have, if help is asked for"

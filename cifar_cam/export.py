@@ -113,11 +113,11 @@ def _formulas():
     return known | ours
 
 # %% ../nbs/engine/export.ipynb #13eb4b85
-IN_A_GRAPH = 'gradcam', 'gradcam++', 'hirescam', 'layercam', 'xgradcam' # methods that ONNX can write
+IN_A_GRAPH = 'gradcam', 'gradcam++', 'hirescam', 'layercam', 'xgradcam' # that ONNX can write
 
 # %% ../nbs/engine/export.ipynb #111f0f4f
 class _PoolsAsMeans(TorchFunctionMode):
-    "Global average pools are means inside: PyTorch writes them in a way that depends on the memory format"
+    "Global average pools are means inside; as pools, the memory format shows in their graph"
     def __torch_function__(self, f, types, args=(), kwargs=None):
         pools = f is F.adaptive_avg_pool2d and args[1:] in ((1,), ((1, 1),))
         return args[0].mean((2, 3), keepdim=True) if pools else f(*args, **(kwargs or {}))
@@ -131,8 +131,8 @@ def _explanation(model, layers, methods):
         with Taps(model, layers) as taps, _PoolsAsMeans(): logits = model(images)
         acts = [taps.acts[n] for n in layers]
         grads = torch.autograd.grad((logits*weights).sum(), acts)
-        maps = [torch.stack([one(A, g, METHODS[m]) for m in methods], 1) for A,g in zip(acts, grads)]
-        return logits, *maps
+        def maps(A, g): return torch.stack([one(A, g, METHODS[m]) for m in methods], 1)
+        return logits, *map(maps, acts, grads)
     return run
 
 # %% ../nbs/engine/export.ipynb #7385f63d
@@ -183,7 +183,7 @@ def _run_onnx(data, images, weights, layers, methods):
     return [torch.cat([torch.from_numpy(a) for a in p]) for p in zip(*parts)]
 
 def _differences(got, want, layers, methods):
-    "Largest differences, relative to the highest value: of the logits, and of each method at each layer"
+    "Of the logits, and of each method at each layer: largest difference, over highest value"
     def largest(a, b): return ((a-b).abs().max()/b.abs().max().clamp_min(1e-30)).item()
     pairs = dict(logits=(got[0], want[0]))
     for n,a,b in zip(layers, got[1:], want[1:]):
@@ -197,7 +197,8 @@ def _check_export(path, methods):
     if lacks:
         raise RuntimeError(f'{lacks[0]} is not installed: '
                            'pip install ".[export]" in the folder of the package')
-    if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: there is no folder {path.parent}')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'{path}: there is no folder {path.parent}')
     if not methods: raise ValueError('no methods were asked for')
     for m in methods:
         choose(METHODS, m, 'method')
@@ -226,7 +227,7 @@ def export_onnx(
     layers=None, # layer name or names; `None`: `default_layers`
     method='gradcam', # name or names in `IN_A_GRAPH`
     half:bool=True, # store kernels and matrices as float16: half the size
-    x:torch.Tensor=None, # normalised images `(n, 3, h, w)` to trace and check with; `None`: noise, 32x32
+    x:torch.Tensor=None, # images `(n, 3, h, w)` to trace and check with; `None`: noise, 32x32
     tol:float=1e-3, # largest difference that is accepted, relative to the highest value
 )->dict: # `'logits'` and `'METHOD at LAYER'` -> difference from `explain`; raises `ValueError`
     "Write logits and maps as one ONNX graph, of images and the weights of their classes"
@@ -234,15 +235,16 @@ def export_onnx(
     _check_export(path, methods)
     seeded = torch.Generator().manual_seed(0)
     if x is None: x = torch.randn(2, 3, 32, 32, generator=seeded)
-    if len(x)==1: x = torch.cat([x, x])                           # a 1 would be taken for a constant
-    first = explain(model, x, layers=layers, method=methods[0])   # refuses what has no map
+    if len(x)==1: x = torch.cat([x, x])                        # a 1 would be taken for a constant
+    first = explain(model, x, layers=layers, method=methods[0])  # refuses what has no map
     layers, weights = list(first.maps), torch.randn(first.logits.shape, generator=seeded)
-    net, given = _frozen(model).to(memory_format=torch.contiguous_format), (x, weights, layers, methods)
+    net = _frozen(model).to(memory_format=torch.contiguous_format)
+    given = x, weights, layers, methods
     if half: _round(net)
     proto = _graph(net, *given)
     if half: _halve(proto.graph)
     got = _checked(proto.SerializeToString(), net, given, tol)
     differences = _differences(got, _explained(model, *given), layers, methods)
-    _store(path, proto, **getattr(model, 'meta', {}) | dict(layers=layers, methods=methods, half=half,
-           size=tuple(x.shape[2:]), tolerance=tol, differences=differences))
+    about = dict(layers=layers, methods=methods, half=half, size=tuple(x.shape[2:]), tolerance=tol)
+    _store(path, proto, **getattr(model, 'meta', {}), **about, differences=differences)
     return differences

@@ -70,11 +70,12 @@ def write_live(
     folder:str, # where to write; must be new or empty
     weights:str='cifar10', # a name or file, as for `load_model`
     data:str='sample', # source, as for `load_images`; its test split is shown
-)->Path: # the page, `index.html`; raises `ValueError` if the folder is not empty or the classes differ
+)->Path: # the page, `index.html`; raises `ValueError` for a folder in use or other classes
     "Write a folder with a page that explains pictures in the browser"
     from jinja2 import Template
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()): raise ValueError(f'the folder {folder} is not empty')
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f'the folder {folder} is not empty')
     explorer = Explorer(load_model(weights), load_images(data, 'test')[:MOST])
     folder.mkdir(parents=True, exist_ok=True)
     x = normalize(explorer.ims.images[:4], explorer.mean, explorer.std)
@@ -93,7 +94,7 @@ class _Quiet(SimpleHTTPRequestHandler):
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {
         '.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm'}
     def log_message(self, *args): pass
-    def end_headers(self):                                     # with these, a page may use several threads
+    def end_headers(self):                                     # a page may use several threads
         self.send_header('Cross-Origin-Opener-Policy', 'same-origin')
         self.send_header('Cross-Origin-Embedder-Policy', 'require-corp')
         super().end_headers()
@@ -102,7 +103,7 @@ def file_server(
     folder:str, # with an `index.html`
     port:int=0, # 0: a free one
     host:str='127.0.0.1', # address to listen on; any other lets those read it who can reach that
-)->ThreadingHTTPServer: # listens; `serve_forever` answers; raises `RuntimeError` if the port is taken
+)->ThreadingHTTPServer: # it listens; raises `RuntimeError` if the port is taken
     "A server for the files of a folder"
     try: return ThreadingHTTPServer((host, port), partial(_Quiet, directory=str(folder)))
     except (OSError, OverflowError) as e:
