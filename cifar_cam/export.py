@@ -246,5 +246,5 @@ def export_onnx(
     got = _checked(proto.SerializeToString(), net, given, tol)
     differences = _differences(got, _explained(model, *given), layers, methods)
     about = dict(layers=layers, methods=methods, half=half, size=tuple(x.shape[2:]), tolerance=tol)
-    _store(path, proto, **getattr(model, 'meta', {}), **about, differences=differences)
+    _store(path, proto, **getattr(model, 'meta', {}) | about, differences=differences)
     return differences
