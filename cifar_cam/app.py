@@ -215,7 +215,7 @@ def arranged(self:App)->W.Box:
     titles = ['confusion matrix: click a cell to see its images', 'colours, scale, your own picture']
     app = box('app', hidden, self.caption,
         box('left', self.picture, box('row', self.prev, self.next, self.play, self.index)),
-        box('right', box('row', self.plain, look['layer']), self.probs),
+        box('right', look['layer'], box('facts', self.probs, self.plain)),
         box('row', *self.thumbs, self.chip),
         box('row', look['target'], look['method'], self.stop, look['alpha']), self.about,
         box('row', *self.which.values(), self.number),
@@ -525,16 +525,20 @@ def caption_of(self:App, v, left)->str: # HTML
     seen = 'predicted correctly' if v.predicted==v.true else f'predicted as {predicted}'
     tops = ', '.join(self.top_text(k, v, left) for k in self.explorer.layers)
     wait = f' {self.wait_text(len(v.explained))}, still to come: {", ".join(left)}.' if left else ''
-    return (f'<span role="status">{self.note}{self.image_text(v)}, {seen} ({v.probs.max():.0%}). '
-            f'Explained: {_bold(self.explorer.names(v.explained))}, large: {self.look["layer"].value}. '
-            f'Highest values: {tops}.{wait}</span>')
+    what, where = self.image_text(v)
+    explained = f'Explained: {_bold(self.explorer.names(v.explained))}'
+    return (f'<span role="status">{self.note}'
+            f'<span class="cc-title">{what}, {seen} ({v.probs.max():.0%}).</span> '
+            f'<span class="cc-more">{where}{explained}, large: {self.look["layer"].value}. '
+            f'Highest values: {tops}.{wait}</span></span>')
 
 @patch
 def image_text(self:App, v):
-    "Which image it is, and what"
-    if v.true is None: return 'your picture'
+    "What the image is, and which"
+    if v.true is None: return 'your picture', ''
     k, ims = self.index.value, self.explorer.ims
-    return f'{k+1} of {len(self.at)}, number {ims.index[self.at[k]]}: {_bold(ims.classes[v.true])}'
+    which = f'Image {k+1} of {len(self.at)}, number {ims.index[self.at[k]]}. '
+    return _bold(ims.classes[v.true]), which
 
 @patch
 def top_text(self:App, layer, v, left):

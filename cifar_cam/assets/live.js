@@ -195,7 +195,7 @@ const say = text => { const at = document.querySelector('#start p'); at.textCont
 
 function set(change) { Object.assign(S, change); return refresh() }
 function clean() { S.hidden.fill(0); S.paint.fill(-1); undo = []; series = []; trial = null; table() }
-function look(change) { clean(); $('photo').hidden = !change.own; S.held = null; $('hold').checked = false; return set({ of: null, less: null, own: null, ...change }) }
+function look(change) { clean(); $('own').hidden = !change.own; S.held = null; $('hold').checked = false; return set({ of: null, less: null, own: null, ...change }) }
 const step = d => look({ at: (S.at + d + A.images.length) % A.images.length })
 function remember() { undo.push([S.hidden.slice(), S.paint.slice()]); undo = undo.slice(-100) }
 function back() { const was = undo.pop(); if (was) { [S.hidden, S.paint] = was; refresh() } }
@@ -263,7 +263,7 @@ async function own(blob) {
     g.fillStyle = '#fff'; g.fillRect(0, 0, w, h); g.drawImage(im, 0, 0)
     const { data } = g.getImageData(0, 0, w, h), rgb = new Uint8Array(3*w*h)
     for (let p = 0; p < w*h; p++) for (let c = 0; c < 3; c++) rgb[3*p + c] = data[4*p + c]
-    canvas.height = 80; canvas.width = Math.round(80*w/h); canvas.getContext('2d').drawImage(im, 0, 0, canvas.width, 80)
+    canvas.height = 224; canvas.width = Math.min(896, Math.max(1, Math.round(224*w/h))); canvas.getContext('2d').drawImage(im, 0, 0, canvas.width, 224)
     await look({ own: { small: shrink(rgb, w, h) } })
   } catch (e) { say(`This is no picture that can be read: ${e.message}`) }
 }
@@ -294,7 +294,7 @@ function state() {
 }
 function restore() {                                                        // what an address does not say, or says wrong, stays as it is
   const q = new URLSearchParams(location.hash.slice(1)), at = A.images.findIndex(d => d.index === +q.get('n')), [of, less] = (q.get('of') ?? '').split('-').map(c => A.classes.indexOf(c)), n = (list, k, was) => { const i = list.indexOf(q.get(k)); return i < 0 ? was : i }
-  clean()
+  clean(); $('own').hidden = true
   Object.assign(S, { of: of >= 0 ? of : null, less: of >= 0 && less >= 0 && less !== of ? less : null, stage: n(A.layers, 'at', S.stage), method: n(A.methods, 'by', S.method), own: null })
   if (q.has('n') && at >= 0) S.at = at
   try {
