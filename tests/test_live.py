@@ -62,7 +62,11 @@ def test_maps_in_the_page_are_those_of_explain(page):
 
 def composed(page): return np.array(page.evaluate('[...live.composed()]')).reshape(32, 32, 3)
 def percents(page): return page.eval_on_selector_all('#classes .of span', 'es => es.map(e => e.textContent)')
-def settle(page): page.wait_for_timeout(200); page.evaluate("() => live.ask([live.composed()], [Array(10).fill(0)])"); page.wait_for_timeout(300)
+def settle(page): page.evaluate("async () => { await new Promise(r => setTimeout(r, 100)); while (live.drawn()) await live.drawn() }")
+def go(page, number):
+    "To an image, as it is"
+    page.evaluate("document.getElementById('number').value = ''")
+    page.fill('#number', str(number)); page.press('#number', 'Enter'); settle(page)
 
 def test_the_pictures_are_the_lossless_ones_and_start_is_shown(visit):
     page, images = visit(start=False), load_images('sample', 'test').images
@@ -92,7 +96,7 @@ def test_holes_are_filled_in_as_fill_in_does(page):
         assert np.abs(got-want).max()<.05                     # of 255 levels
 
 def test_draw_ask_doubt_undo_and_share(page, visit):
-    page.fill('#number', '3'); page.press('#number', 'Enter'); settle(page)
+    go(page, 3)
     before, said = composed(page), percents(page)
     box = page.locator('#large').bounding_box()
     def stroke(*points):
@@ -131,7 +135,7 @@ def test_draw_ask_doubt_undo_and_share(page, visit):
 def test_colours_are_those_of_the_package(page):
     from cifar_cam.viz import overlay_cam, overlay_difference
     images, model, size = load_images('sample', 'test').images, load_model(), 32*14
-    page.fill('#number', '3'); page.press('#number', 'Enter'); settle(page)
+    go(page, 3)
     large, x = images[3].repeat(14, 0).repeat(14, 1), normalize(images[3:4])
     def seen(): return np.array(page.evaluate(f"""() => {{ const {{ data }} = document.getElementById('large').getContext('2d').getImageData(0, 0, {size}, {size})
         return Array.from({{ length: 64*64 }}, (_, k) => [0, 1, 2].map(c => data[4*7*({size}*Math.floor(k/64) + k % 64) + c])) }}""")).reshape(64, 64, 3)
@@ -162,7 +166,7 @@ def test_guess_tells_the_answer_only_when_asked(page):
     page.click('#guess'); page.wait_for_selector('main[data-mode=live]')
 
 def test_keys_camera_a_drop_and_a_paste(page):
-    page.fill('#number', '0'); page.press('#number', 'Enter'); settle(page)
+    go(page, 0)
     page.keyboard.press('Escape'); page.evaluate('document.activeElement.blur()')
     page.keyboard.press('ArrowRight'); page.wait_for_function("document.getElementById('number').value==='1'"); settle(page)
     page.keyboard.press('1'); page.focus('#large'); page.keyboard.press('ArrowUp'); page.keyboard.press('Space'); settle(page)
