@@ -1,6 +1,5 @@
 "The network in a page, in Chromium, with every address but this machine's blocked"
 import base64, io, os, re, shutil, subprocess, sys
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 import numpy as np
@@ -125,6 +124,8 @@ def test_draw_ask_doubt_undo_and_share(page, visit):
     assert other.evaluate('[live.state.of, live.state.less, live.state.stage, live.state.method]')==[0, 8, 1, 3]
     for _ in range(4): page.click('#undo'); settle(page)
     assert np.array_equal(composed(page), before) and page.is_disabled('#undo')
+    page.fill('#number', '99999'); page.press('#number', 'Enter')
+    assert page.inner_text('#caption')=='There is no picture 99999' and page.input_value('#number')=='3'
     page.click('#next'); page.click('#ours'); page.wait_for_selector('#result tr:nth-child(2)')
     page.click('#elsewhere'); page.wait_for_selector('#result tr:nth-child(3)'); page.click('#elsewhere')
     page.wait_for_function("document.getElementById('result').textContent.includes('mean of 2')")
@@ -177,15 +178,12 @@ def test_keys_camera_a_drop_and_a_paste(page):
     page.wait_for_function('live.state.own')
     page.click('#next'); page.wait_for_function('!live.state.own')
     Image.fromarray(load_images('sample', 'test').images[4]).save(f := io.BytesIO(), 'png')
-    page.evaluate('''async b64 => { const file = new File([await (await fetch('data:image/png;base64,' + b64)).blob()], 'x.png', { type: 'image/png' }), d = new DataTransfer()
-                     d.items.add(file); dispatchEvent(new DragEvent('drop', { dataTransfer: d })) }''', base64.b64encode(f.getvalue()).decode())
-    page.wait_for_function('live.state.own'); settle(page)
-    assert np.array_equal(composed(page), load_images('sample', 'test').images[4])
-    page.click('#next'); page.wait_for_function('!live.state.own')
-    page.evaluate('''async b64 => { const file = new File([await (await fetch('data:image/png;base64,' + b64)).blob()], 'x.png', { type: 'image/png' }), d = new DataTransfer()
-                     d.items.add(file); dispatchEvent(new ClipboardEvent('paste', { clipboardData: d })) }''', base64.b64encode(f.getvalue()).decode())
-    page.wait_for_function('live.state.own'); settle(page)
-    assert np.array_equal(composed(page), load_images('sample', 'test').images[4])
+    for event in ("new DragEvent('drop', { dataTransfer: d })", "new ClipboardEvent('paste', { clipboardData: d })"):
+        page.evaluate("""async b64 => { const file = new File([await (await fetch('data:image/png;base64,' + b64)).blob()], 'x.png', { type: 'image/png' }), d = new DataTransfer()
+                         d.items.add(file); dispatchEvent(%s) }""" % event, base64.b64encode(f.getvalue()).decode())
+        page.wait_for_function('live.state.own'); settle(page)
+        assert np.array_equal(composed(page), load_images('sample', 'test').images[4]), event
+        page.click('#next'); page.wait_for_function('!live.state.own')
 
 @pytest.mark.parametrize('width,scheme', [(1300, 'light'), (390, 'dark')])
 def test_it_can_be_used_by_all_and_fits(visit, width, scheme):

@@ -4,11 +4,13 @@ const N = A.size[0], PIXELS = N*N, ZOOM = 14, SMALL = 4, bytes = s => Uint8Array
 const TOOLS = [['mean', 'Hide', 'in the mean colour of all pictures'], ['blur', 'Blur', 'with what is around, blurred'], ['fill', 'Fill in', 'from the pixels around it'], ['reveal', 'Reveal', 'what was hidden or painted'], ['paint', 'Paint', 'in a colour']]
 const HIDDEN = { mean: 1, blur: 2, fill: 3 }, SHARE = .2, ROUNDS = 10, STEPS = 60
 const S = { at: A.first, own: null, hidden: new Uint8Array(PIXELS), paint: new Int32Array(PIXELS).fill(-1), of: null, less: null, stage: A.layers.length - 1, method: 0, tool: 'mean', size: 3, held: null }
+const numbers = A.images.map((_, i) => i), isRight = i => A.images[i].label === A.images[i].pred, RIGHT = numbers.filter(isRight), MISTAKES = numbers.filter(i => !isRight(i))
+const pick = list => list.length ? list[Math.floor(Math.random()*list.length)] : S.at
 let sheet, undo = [], series = [], R = null, game = null, trial = null
 
 // ---- the network: one question at a time, in order
 
-const net = { worker: null, asked: new Map(), next: 0 }
+const net = { worker: null, ready: false, asked: new Map(), next: 0 }
 function ask(images, weights) {                                            // arrays of pictures (0 to 255, by pixel) and of class weights
   const n = images.length, x = new Float32Array(n*3*PIXELS)
   images.forEach((im, i) => { for (let c = 0; c < 3; c++) for (let p = 0; p < PIXELS; p++) x[(3*i + c)*PIXELS + p] = (im[3*p + c]/255 - A.mean[c])/A.std[c] })
@@ -17,7 +19,8 @@ function ask(images, weights) {                                            // ar
 }
 const onehot = c => A.classes.map((_, k) => +(k === c))
 function softmax(z) { const top = Math.max(...z), e = z.map(v => Math.exp(v - top)), sum = e.reduce((a, b) => a + b); return e.map(v => v/sum) }
-const probs = (answer, row) => softmax([...answer.logits.slice(row*A.classes.length, (row + 1)*A.classes.length)])
+const probs = answer => softmax([...answer.logits.slice(0, A.classes.length)])      // of the first picture
+const likeliest = p => p.indexOf(Math.max(...p))
 function map(answer, row, layer, method) {
   const { dims: [, m, h, w], data } = answer.maps[layer]
   return { h, w, v: data.slice((row*m + method)*h*w, (row*m + method + 1)*h*w) }
@@ -32,10 +35,10 @@ function sample(i) {                                                       // ui
 const base = () => S.own?.small ?? sample(S.at)
 
 // As pillow's bicubic: two passes, each rounded to bytes, with weights of 22 bits
-function shrink(rgb, w, h, size = N) {
+function shrink(rgb, w, h) {
   const bicubic = x => (x = Math.abs(x)) < 1 ? (1.5*x - 2.5)*x*x + 1 : x < 2 ? ((-.5*x + 2.5)*x - 4)*x + 2 : 0
-  const weights = n => Array.from({ length: size }, (_, k) => {
-    const scale = n/size, wide = Math.max(1, scale), centre = (k + .5)*scale, low = Math.max(0, Math.trunc(centre - 2*wide + .5)), high = Math.min(n, Math.trunc(centre + 2*wide + .5))
+  const weights = n => Array.from({ length: N }, (_, k) => {
+    const scale = n/N, wide = Math.max(1, scale), centre = (k + .5)*scale, low = Math.max(0, Math.trunc(centre - 2*wide + .5)), high = Math.min(n, Math.trunc(centre + 2*wide + .5))
     const ws = Array.from({ length: high - low }, (_, j) => bicubic((low + j - centre + .5)/wide)), sum = ws.reduce((a, b) => a + b, 0)
     return [low, ws.map(v => { const s = v/sum*(1 << 22); return Math.trunc(s < 0 ? s - .5 : s + .5) })]
   })
@@ -47,9 +50,14 @@ function shrink(rgb, w, h, size = N) {
     }
   })
   let across = rgb, out = rgb
-  if (w !== size) { across = new Uint8Array(3*size*h); pass(rgb, { n: w, others: h }, (y, x) => 3*(y*w + x), across, (y, x) => 3*(y*size + x)) }
-  out = across
-  if (h !== size) { out = new Uint8Array(3*size*size); pass(across, { n: h, others: size }, (x, y) => 3*(y*size + x), out, (x, y) => 3*(y*size + x)) }
+  if (w !== N) {
+    out = across = new Uint8Array(3*N*h)
+    pass(rgb, { n: w, others: h }, (y, x) => 3*(y*w + x), across, (y, x) => 3*(y*N + x))
+  }
+  if (h !== N) {
+    out = new Uint8Array(3*PIXELS)
+    pass(across, { n: h, others: N }, (x, y) => 3*(y*N + x), out, (x, y) => 3*(y*N + x))
+  }
   return out
 }
 
@@ -86,8 +94,8 @@ function fillIn(im, missing) {
 }
 
 // What the network is shown: the picture, painted over, parts of it hidden
-function composed(hidden = S.hidden) {
-  const im = Float64Array.from(base())
+function composed() {
+  const { hidden } = S, im = Float64Array.from(base())
   for (let p = 0; p < PIXELS; p++) if (S.paint[p] >= 0) for (let c = 0; c < 3; c++) im[3*p + c] = S.paint[p] >> 8*(2 - c) & 255
   const has = k => hidden.includes(k), soft = has(2) && blurred(im), filled = has(3) && fillIn(im, hidden.map(v => +(v > 0)))
   for (let p = 0; p < PIXELS; p++) for (let c = 0; c < 3; c++) {
@@ -126,21 +134,21 @@ function draw(canvas, im, heat, zoom, blind = false) {                     // he
 }
 const percent = p => p >= .995 && p < 1 ? '>99 %' : p > 0 && p < .005 ? '<1 %' : Math.round(100*p) + ' %'
 const highest = m => { let low = Infinity, high = -Infinity; for (const v of m.v) { low = Math.min(low, v); high = Math.max(high, v) } const top = Math.max(Math.abs(low), Math.abs(high)); return high - low <= 1e-6*top ? 0 : top }
-const asked = () => S.less === null ? A.classes[S.of] : `${A.classes[S.of]} − ${A.classes[S.less]}`
+const asked = () => R.less === null ? A.classes[R.of] : `${A.classes[R.of]} − ${A.classes[R.less]}`
 function heat(layer) {
-  const m = map(R, 0, layer, S.method), signed = S.less !== null || m.v.some(v => v < 0)
-  if (S.less !== null) { const other = map(R, 1, layer, S.method); m.v = m.v.map((v, k) => v - other.v[k]) }
+  const m = map(R, 0, layer, S.method), signed = R.less !== null || m.v.some(v => v < 0)
+  if (R.less !== null) { const other = map(R, 1, layer, S.method); m.v = m.v.map((v, k) => v - other.v[k]) }
   const top = highest(m)
   return { ...m, signed, top: S.held && top ? S.held[layer] : top, own: top }
 }
 function show() {
-  const im = composed(), d = A.images[S.at], what = S.own ? 'Your picture' : `Number ${d.index}: ${A.classes[d.label]}`, blind = game && !game.said
+  const im = R?.im ?? composed(), d = A.images[S.at], what = S.own ? 'Your picture' : `Number ${d.index}: ${A.classes[d.label]}`, blind = game && !game.said
   const mode = !R ? 'still' : game ? 'guess' : 'live'
   Object.assign(document.querySelector('main'), { className: blind && game.kind === 'picture' ? 'picture-only' : '' }).dataset.mode = mode
   $('number').value = S.own ? '' : d.index
   $('again').hidden = !(game?.said && game.round < ROUNDS)
   if (!R) { $('caption').textContent = what; $('large').setAttribute('aria-label', what); for (const b of $('maps').children) draw(b.firstChild, im, null, SMALL); return draw($('large'), im, null, ZOOM) }
-  const p = probs(R, 0), best = p.indexOf(Math.max(...p)), heats = A.layers.map((_, k) => heat(k))
+  const p = probs(R), best = likeliest(p), heats = A.layers.map((_, k) => heat(k))
   draw($('large'), im, blind && game.kind === 'picture' ? null : heats[S.stage], ZOOM, blind && game.kind === 'map')
   const changed = S.hidden.some(v => v) || S.paint.some(v => v >= 0), said = `The network says ${A.classes[best]} (${percent(p[best])}).`
   $('caption').innerHTML = ''
@@ -154,7 +162,7 @@ function show() {
   A.classes.forEach((c, k) => {
     const [of, less] = $('classes').children[k].children
     of.className = k === best && !blind ? 'of top' : 'of'; of.children[1].style.width = blind ? 0 : 100*p[k] + '%'; of.children[2].textContent = blind ? '' : percent(p[k])
-    of.setAttribute('aria-pressed', k === S.of && !game); less.setAttribute('aria-pressed', k === S.less); less.disabled = k === S.of
+    of.setAttribute('aria-pressed', k === R.of && !game); less.setAttribute('aria-pressed', k === R.less); less.disabled = k === R.of
   })
   for (const t of TOOLS) $('tools').querySelector(`[data-tool=${t[0]}]`).setAttribute('aria-pressed', t[0] === S.tool)
   $('undo').disabled = !undo.length; $('reset').disabled = !changed
@@ -167,7 +175,7 @@ function plot() {                                                           // t
   const at = i => [8 + (w - 16)*i/(STEPS - 1), h - 8 - (h - 16)*series[i]]
   g.beginPath(); series.forEach((_, i) => g.lineTo(...at(i))); g.stroke()
   if (series.length) { g.beginPath(); g.arc(...at(series.length - 1), 3.5, 0, 7); g.fill() }
-  $('of').textContent = `How probable ${A.classes[S.of]} is, ${series.length > 1 ? 'over the last strokes' : 'and how it moves when you draw'}`
+  $('of').textContent = `How probable ${A.classes[R.of]} is, ${series.length > 1 ? 'over the last strokes' : 'and how it moves when you draw'}`
   canvas.setAttribute('aria-label', series.length ? `now ${percent(series.at(-1))}` : '')
 }
 
@@ -177,16 +185,15 @@ let wanted = 0, seen = 0, loop = null
 function refresh() { wanted++; keep(); return loop ??= (async () => { try { while (seen < wanted) { const at = wanted; await once(); seen = at } } catch (e) { say(e.message) } finally { loop = null } })() }
 async function once() {
   if (!net.ready) return show()
-  const im = composed()
-  let answer = S.of === null ? null : await ask(S.less === null ? [im] : [im, im], S.less === null ? [onehot(S.of)] : [onehot(S.of), onehot(S.less)])
-  if (S.of === null) {                                                      // nobody has asked about a class: the one it says
-    const p = probs(await ask([im], [onehot(0)]), 0)
-    S.of = p.indexOf(Math.max(...p)); S.less = null
-    answer = await ask([im], [onehot(S.of)])
+  const im = composed(), { of, less, at, own } = S, question = c => less === null ? [[im], [onehot(c)]] : [[im, im], [onehot(c), onehot(less)]]
+  let c = of ?? (S.own ? 0 : A.images[S.at].pred), answer = await ask(...question(c))
+  if (of === null && likeliest(probs(answer)) !== c) {                      // nobody has asked about a class: the one it says
+    c = likeliest(probs(answer))
+    answer = await ask(...question(c))
   }
-  R = answer
-  const p = probs(R, 0)[S.of]
-  series = [...series, p].slice(-STEPS)
+  if (S.at === at && S.own === own) S.of ??= c                              // unless another picture was chosen meanwhile
+  R = { ...answer, im, of: c, less }                                        // what came back, and what was asked
+  series = [...series, probs(R)[c]].slice(-STEPS)
   show()
 }
 const say = text => { const at = document.querySelector('#start p'); at.textContent = text; if (R) { $('caption').textContent = text } }
@@ -194,7 +201,8 @@ const say = text => { const at = document.querySelector('#start p'); at.textCont
 // ---- what one can do
 
 function set(change) { Object.assign(S, change); return refresh() }
-function clean() { S.hidden.fill(0); S.paint.fill(-1); undo = []; series = []; trial = null; table() }
+function wipe() { S.hidden.fill(0); S.paint.fill(-1) }
+function clean() { wipe(); undo = []; series = []; trial = null; table() }
 function look(change) { clean(); $('own').hidden = !change.own; S.held = null; $('hold').checked = false; return set({ of: null, less: null, own: null, ...change }) }
 const step = d => look({ at: (S.at + d + A.images.length) % A.images.length })
 function remember() { undo.push([S.hidden.slice(), S.paint.slice()]); undo = undo.slice(-100) }
@@ -217,9 +225,9 @@ function shape() {
 async function fresh() {
   if (trial && trial.of === S.of && trial.less === S.less) return
   S.hidden.fill(0); await refresh()
-  trial = { of: S.of, less: S.less, before: probs(R, 0)[S.of], shape: shape(), ours: null, elsewhere: [] }
+  trial = { of: S.of, less: S.less, before: probs(R)[S.of], shape: shape(), ours: null, elsewhere: [] }
 }
-async function without(mask, note) { remember(); S.hidden = mask; await refresh(); note(probs(R, 0)[S.of]); table() }
+async function without(mask, note) { remember(); S.hidden = mask; await refresh(); note(probs(R)[S.of]); table() }
 async function hideOurs() { trial = null; await fresh(); await without(trial.shape.slice(), p => trial.ours = p) }
 async function hideElsewhere() {
   await fresh()
@@ -233,16 +241,14 @@ function table() {
 
 // Guess: the map without the picture, or the picture without its label
 async function guess(kind) {
-  if (!game) game = { round: 0, score: 0 }
-  if (game.round === ROUNDS) game = { round: 0, score: 0 }
+  game ??= { round: 0, score: 0 }
   Object.assign(game, { round: game.round + 1, kind, said: false, text: '…' })
-  const wrong = Math.random() < .5, pool = A.images.map((_, i) => i).filter(i => (A.images[i].label !== A.images[i].pred) === wrong)
-  await look({ at: pool[Math.floor(Math.random()*pool.length)] })
+  await look({ at: pick(Math.random() < .5 ? MISTAKES : RIGHT) })
   game.text = `Round ${game.round} of ${ROUNDS}: ${kind === 'map' ? 'here it looked. What did it see?' : 'what did the network say?'}`
   show()
 }
 function tell(c) {
-  const p = probs(R, 0), best = p.indexOf(Math.max(...p)), d = A.images[S.at]
+  const best = likeliest(probs(R)), d = A.images[S.at]
   game.said = true; game.score += c === best
   const end = game.round === ROUNDS ? ` By chance it would be ${Math.round(ROUNDS/A.classes.length)}.` : ''
   game.text = `${c === best ? 'Right' : 'No'}, the network said ${A.classes[best]}${best === d.label ? ', and so says the label' : `, but the label is ${A.classes[d.label]}`}. Your score: ${game.score} of ${game.round}.${end}`
@@ -337,19 +343,19 @@ function element(tag, props, ...children) { const e = Object.assign(document.cre
 for (const [name, text, title] of TOOLS) { const b = element('button', { textContent: text, title: `${text}: ${title}`, onclick: () => { S.tool = name; show() } }); b.dataset.tool = name; $('tools').append(b) }
 $('tools').append(element('input', { id: 'colour', type: 'color', value: '#d03020', ariaLabel: 'colour to paint with', oninput: () => { S.tool = 'paint'; show() } }),
   element('label', {}, 'size ', element('input', { id: 'size', type: 'range', min: 1, max: 12, value: S.size, oninput: e => S.size = +e.target.value })),
-  element('button', { id: 'undo', textContent: 'Undo', onclick: back }), element('button', { id: 'reset', textContent: 'Reset', onclick: () => { remember(); S.hidden.fill(0); S.paint.fill(-1); trial = null; table(); refresh() } }))
+  element('button', { id: 'undo', textContent: 'Undo', onclick: back }), element('button', { id: 'reset', textContent: 'Reset', onclick: () => { remember(); wipe(); trial = null; table(); refresh() } }))
 A.layers.forEach((l, k) => $('maps').append(element('button', { title: `see ${l} large`, onclick: () => set({ stage: k }) }, document.createElement('canvas'), document.createElement('span'))))
 A.classes.forEach((c, k) => $('classes').append(element('div', {},
   element('button', { className: 'of', title: `where it looks for ${c}`, onclick: () => game ? game.said || tell(k) : (series = [], set({ of: k, less: null })) }, element('b', { textContent: c }), document.createElement('i'), document.createElement('span')),
   element('button', { className: 'less', textContent: '−', title: `what speaks against ${c}`, ariaLabel: `minus ${c}`, onclick: () => set({ less: S.less === k ? null : k }) }))))
 A.methods.forEach((m, k) => $('method').append(element('option', { value: k, textContent: m })))
-Object.assign($('go'), { onclick: start }); Object.assign($('prev'), { onclick: () => step(-1) }); Object.assign($('next'), { onclick: () => step(1) })
-$('mistake').onclick = () => { const wrong = A.images.map((_, i) => i).filter(i => A.images[i].label !== A.images[i].pred && i !== S.at); look({ at: wrong[Math.floor(Math.random()*wrong.length)] }) }
-$('number').onchange = e => { const i = A.images.findIndex(d => d.index === +e.target.value); i < 0 ? (e.target.value = A.images[S.at].index, say(`There is no picture ${e.target.value}`)) : look({ at: i }) }
+$('go').onclick = start; $('prev').onclick = () => step(-1); $('next').onclick = () => step(1)
+$('mistake').onclick = () => look({ at: pick(MISTAKES.filter(i => i !== S.at)) })
+$('number').onchange = e => { const i = A.images.findIndex(d => d.index === +e.target.value); if (i >= 0) return look({ at: i }); say(`There is no picture ${e.target.value}`); e.target.value = A.images[S.at].index }
 $('file').onchange = e => { if (e.target.files[0]) own(e.target.files[0]); e.target.value = '' }
 $('camera').onclick = camera; $('share').onclick = share; $('again').onclick = () => guess(game.kind === 'map' ? 'picture' : 'map'); $('guess').onclick = play; $('ours').onclick = hideOurs; $('elsewhere').onclick = hideElsewhere
 $('method').onchange = e => set({ method: +e.target.value }); $('alpha').oninput = show
-$('hold').onchange = async e => { S.held = null; if (e.target.checked) { const h = S.hidden.slice(), p = S.paint.slice(); S.hidden.fill(0); S.paint.fill(-1); await refresh(); S.held = A.layers.map((_, k) => heat(k).own || 1); S.hidden = h; S.paint = p } refresh() }
+$('hold').onchange = async e => { S.held = null; if (e.target.checked) { const h = S.hidden.slice(), p = S.paint.slice(); wipe(); await refresh(); S.held = A.layers.map((_, k) => heat(k).own || 1); S.hidden = h; S.paint = p } refresh() }
 
 const easel = $('large'), place = e => { const b = easel.getBoundingClientRect(); return [(e.clientX - b.left)/b.width*N, (e.clientY - b.top)/b.height*N] }
 let last = null, key = [N/2, N/2]
