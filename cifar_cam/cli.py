@@ -189,8 +189,8 @@ def explore(
     live:str=None, # serve this folder, with the network in a page; it is written if it is not there
 ):
     "Step through images, layers and classes in the browser."
-    from cifar_cam.server import serve
     if live: return _serve_live(Path(live), weights, data, port, not no_browser, host)
+    from cifar_cam.server import serve
     if html is None: return serve(weights, data, port, not no_browser, host)
     from cifar_cam.data import load_images
     from cifar_cam.explorer import Explorer
@@ -201,11 +201,11 @@ def _serve_live(folder, weights, data, port, browser, host):
     "Serve a folder with the network in a page, and write it first if it is not there"
     import webbrowser
     from cifar_cam.live import file_server, write_live
-    if not (folder/'index.html').is_file():
-        _say('writing the page, which takes up to a minute...')
-        write_live(folder, weights, data)
-        print(f'written  {folder}, for any web server')
-    with file_server(folder, port, host) as server:
+    with file_server(folder, port, host) as server:      # a port that is taken is said at once
+        if not (folder/'index.html').is_file():
+            _say('writing the page, which takes up to a minute...')
+            write_live(folder, weights, data)
+            print(f'written  {folder}, for any web server')
         address = f'http://{host}:{server.server_port}'
         print(f'at       {address}, until Ctrl-C', flush=True)
         if browser: webbrowser.open(address)

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
-from .core import choose, progress_bar, write_file
+from .core import choose, write_file
 from .gradcam import Taps, explain
-from .layers import check_logits, default_layers, in_this_thread, not_compiled
+from .layers import check_logits, in_this_thread, not_compiled
 from .methods import METHODS, Evidence, NoMap, weighted_sum
 
 # %% ../nbs/engine/export.ipynb #7c759fdc

@@ -6,18 +6,17 @@
 __all__ = ['ORT_VERSION', 'ORT', 'PARTS', 'MOST', 'sheet', 'write_live', 'file_server']
 
 # %% ../nbs/engine/live.ipynb #581fb027
-import base64, hashlib, io, math
+import hashlib, io, math
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
 from .core import ASSETS
 from .data import load_images, normalize
-from .explorer import Explorer
+from .explorer import Explorer, lut
 from .export import IN_A_GRAPH, export_onnx
 from .model import STAGES, load_model
 
@@ -44,11 +43,6 @@ def sheet(
     return out.getvalue()
 
 # %% ../nbs/engine/live.ipynb #54c9c8ec
-def _colours(name):
-    "The 256 colours of a matplotlib colour map, as base64"
-    rgb = (mpl.colormaps[name](np.arange(256))[:, :3]*255).round().astype(np.uint8)
-    return base64.b64encode(rgb.tobytes()).decode()
-
 def _about(explorer, files):
     "What the page must know; `files` are what it loads when it starts"
     ims, preds = explorer.ims, explorer.logits.argmax(1).tolist()
@@ -57,7 +51,7 @@ def _about(explorer, files):
     digest = hashlib.sha256(b''.join(f.read_bytes() for f in files)).hexdigest()[:12]
     return dict(
         classes=ims.classes, layers=STAGES, methods=IN_A_GRAPH, size=ims.images.shape[1:3],
-        mean=explorer.mean, std=explorer.std, plain=_colours('magma'), signed=_colours('RdBu_r'),
+        mean=explorer.mean, std=explorer.std, plain=lut('magma'), signed=lut('RdBu_r'),
         first=int(first),                                      # the surest mistake is shown first
         images=[dict(index=i, label=y, pred=p) for i,y,p in rows], sheet='sheet.webp',
         files=[f.name for f in files], bytes=sum(f.stat().st_size for f in files),
