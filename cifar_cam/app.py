@@ -18,7 +18,7 @@ from IPython.display import Javascript
 from PIL import Image
 
 from .core import ASSETS
-from .explorer import ORDER, SHOW, TARGETS, NoMap
+from .explorer import ORDER, SHOW, TARGETS, NoMap, votes_text
 from .gradcam import METHODS
 from .sources import load_picture
 
@@ -538,6 +538,8 @@ def image_text(self:App, v):
     if v.true is None: return 'your picture', ''
     k, ims = self.index.value, self.explorer.ims
     which = f'Image {k+1} of {len(self.at)}, number {ims.index[self.at[k]]}. '
+    said = self.explorer.people.get(int(self.at[k]))
+    if said: which = f'Label in doubt, people said: {_bold(votes_text(said))}. ' + which
     return _bold(ims.classes[v.true]), which
 
 @patch

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import eval_mode, is_main, progress_bar, rank, reading, world_size, write_file
+from .core import temperature_of, eval_mode, is_main, progress_bar, rank, reading, world_size, write_file
 from .gradcam import CamResult, explain
 from .model import STAGES
 from .runs import PATIENCE, new_run
@@ -110,7 +110,8 @@ def explain_dataset(
     if first is None: raise ValueError('nothing to explain: the loader is empty')
     layers = [layers] if isinstance(layers, str) else list(layers)
     check = _checksum(model, first)
-    _start(out, dict(images=n, target=target, layers=layers, method=method, print=check))
+    _start(out, dict(images=n, target=target, layers=layers, method=method, print=check,
+                     temperature=temperature_of(model)))
     device, show = next(model.parameters()).device, progress and is_main()
     def maps_of(x, y):
         return _explain_batch(model, x.to(device), y.to(device), target, layers, method)
@@ -139,7 +140,7 @@ def _fill(out, n, batches, maps_of):
 
 # %% ../nbs/engine/atlas.ipynb #9f3d8e18
 def _read_plan(folder):
-    "Layers and method of a folder of maps, and how many images are done, of how many"
+    "Layers, method and temperature of a folder of maps, and how many images are done, of how many"
     note = folder/'plan.json'
     if not note.is_file(): raise FileNotFoundError(f'no maps in {folder}')
     with reading(folder):
@@ -150,7 +151,7 @@ def _read_plan(folder):
         if not all(isinstance(k, str) for k in plan['layers']):
             raise ValueError('plan.json has layers without names')
         done = _done(folder) if (folder/'done.npy').exists() else 0
-    return plan['layers'], plan['method'], done, plan['images']
+    return plan['layers'], plan['method'], plan.get('temperature', 1.), done, plan['images']
 
 def _read_array(path, kind, i):
     "Part `i` of an array of floats (`'f'`) or of whole numbers (`'i'`)"
@@ -165,11 +166,11 @@ def load_maps(
 )->CamResult: # raises `FileNotFoundError`, or `ValueError` if they are damaged or not complete
     "Maps from disk"
     folder = Path(folder)
-    layers, method, done, n = _read_plan(folder)
+    layers, method, temperature, done, n = _read_plan(folder)
     if done<n:
         raise ValueError(f'{folder} holds maps of {done:,} of {n:,} images: run explain_dataset again')
     np.arange(n)[i]                                      # wrong positions are no damage
     def read(name, kind='f'): return _read_array(folder/f'{name}.npy', kind, i)
     with reading(folder):
         maps = {k: read(k).float()*read(f'{k}.top')[..., None, None] for k in layers}
-        return CamResult(read('logits'), read('target', 'i'), maps, method)
+        return CamResult(read('logits'), read('target', 'i'), maps, method, temperature)

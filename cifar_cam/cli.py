@@ -33,9 +33,11 @@ def _which(data, recipe):
 
 def _list(text): return text and [t.strip() for t in text.split(',') if t.strip()]
 
+def _percent(m): return f'{m["accuracy"]:.2%} ± {m["plus_minus"]:.2%}'
+
 def _accuracy(m, split, more=''):
     "A sentence on what was measured"
-    return (f'accuracy {m["accuracy"]:.2%} ± {m["plus_minus"]:.2%}{more} '
+    return (f'accuracy {_percent(m)}{more} '
             f'on {m["images"]:,} {split} images ({m["source"]})')
 
 def _cost(plan):
@@ -144,12 +146,17 @@ def evaluate(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     data:str='sample', # images, a name in SOURCES
     split:str='test', # 'test' or 'train'
+    tta:str=None, # also with test-time augmentation: mirror, or six (views of each image)
     out:str=None, # file to write the metrics to, as JSON
 ):
-    "Measure weights on a split of a data source, without test-time augmentation."
+    "Measure weights on a split of a data source."
     from cifar_cam.runs import measure
-    m = measure(weights, data, split)[-1]
+    m = measure(weights, data, split, tta or 'one')[-1]
     print(_accuracy(m, split, f', loss {m["loss"]:.4f}'))
+    if tta: print(f'{_percent(m["tta"])} with test-time augmentation ({tta})')
+    error, *ends = m['calibration_error']
+    print(f'calibration error {error:.1%} (95 % interval {ends[0]:.1%} to {ends[1]:.1%}), '
+          f'at a temperature of {m["temperature"]:.3f}')
     if out: Path(out).write_text(json.dumps(m, indent=1, allow_nan=False))
 
 # %% ../nbs/09_cli.ipynb #4f7fcad7
@@ -220,10 +227,9 @@ def export(
     out:str='cam.onnx', # file to write
 ):
     "Write the network and its heatmaps as an ONNX file, for any program that reads ONNX."
-    from cifar_cam.data import load_images, normalize
+    from cifar_cam.data import load_images, norm_stats, normalize
     from cifar_cam.export import export_onnx
     from cifar_cam.model import STAGES, load_model
-    from cifar_cam.runs import norm_stats
     model, ims = load_model(weights), load_images('sample', 'test')[:4]
     x = normalize(ims.images, **norm_stats(model.meta))
     _say('writing the graph, which takes up to a minute...')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'DAMAGE', 'choose', 'write_file', 'absolute_source', 'changes', 'reading', 'md_table', 'hold', 'eval_mode',
-           'in_notebook', 'progress_bar', 'rank', 'world_size', 'is_main']
+           'temperature_of', 'in_notebook', 'progress_bar', 'rank', 'world_size', 'is_main']
 
 # %% ../nbs/engine/core.ipynb #81c4507e
 import math, os, struct, sys, zipfile, zlib
@@ -114,6 +114,13 @@ def eval_mode(
 ): # a context
     "Every module is in evaluation mode inside, and in its own mode after"
     return hold(list(model.modules()), 'training', False)
+
+# %% ../nbs/engine/core.ipynb #52c9df0b
+def temperature_of(
+    model # any `nn.Module`; the networks of `load_model` have their metadata in `.meta`
+)->float: # 1 if it does not say
+    "By what the logits of a network are divided to become probabilities"
+    return (getattr(model, 'meta', None) or {}).get('temperature') or 1.
 
 # %% ../nbs/engine/core.ipynb #1030abcb
 def in_notebook()->bool:

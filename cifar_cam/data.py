@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CIFAR_MEAN', 'CIFAR_STD', 'DataLoaders', 'ImageSet', 'load_images', 'check_classes', 'doubtful_labels',
-           'channel_stats', 'normalize', 'denorm', 'augmentations', 'EpochSampler', 'BatchDataset', 'get_dl', 'get_dls']
+           'people', 'channel_stats', 'normalize', 'norm_stats', 'denorm', 'augmentations', 'EpochSampler',
+           'BatchDataset', 'get_dl', 'get_dls']
 
 # %% ../nbs/00_data.ipynb #39620966
 import json, os, random, signal, warnings
@@ -115,6 +116,19 @@ def doubtful_labels()->dict: # number in the test split -> `given` and `guessed`
         return dict(given=row['given'], guessed=row['guessed'], votes=votes)
     return {row['index']: about(row) for row in d['rows']}
 
+# %% ../nbs/00_data.ipynb #62720f1a
+def people(
+    ims:ImageSet # any set
+)->dict: # position in the set -> `{answer: votes}`; the answers: class names, `'both'`, `'neither'`
+    "What five people said to the images of the set whose label is in doubt (as `doubtful_labels`)"
+    doubts, classes = doubtful_labels(), ims.classes
+    found = {i: doubts[n] for i,n in enumerate(ims.index.tolist()) if n in doubts}
+    if classes!=CLASSES or any(ims.labels[i]!=d['given'] for i,d in found.items()): return {}
+    def answers(d):
+        names = {k: classes[d[k]] if k in d else k for k in d['votes']}
+        return {names[k]: n for k,n in d['votes'].items() if n}
+    return {i: answers(d) for i,d in found.items()}
+
 # %% ../nbs/00_data.ipynb #98ea710b
 def channel_stats(
     images:np.ndarray # uint8 `(n, h, w, 3)`
@@ -134,6 +148,12 @@ def normalize(
     "Images as the network wants them"
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
     return (x-_chan(mean, x)).div_(_chan(std, x)).contiguous()
+
+def norm_stats(
+    d:dict # fields of a recipe, or metadata of weights
+)->dict: # `mean` and `std`; CIFAR-10's where it does not say
+    "What pixels are normalised with"
+    return dict(mean=d.get('mean') or CIFAR_MEAN, std=d.get('std') or CIFAR_STD)
 
 def denorm(
     x:torch.Tensor, # float `(n, 3, h, w)`

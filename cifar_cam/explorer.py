@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import ASSETS, choose, eval_mode
-from .data import CIFAR_MEAN, CIFAR_STD, check_classes, load_images, normalize
+from .core import ASSETS, choose, eval_mode, temperature_of
+from .data import CIFAR_MEAN, CIFAR_STD, check_classes, load_images, normalize, people
 from .gradcam import METHODS, CamResult, default_layers, explain
 from .methods import NoMap
 from .model import load_model
-from .viz import ZOOM, overlay_cam, overlay_difference
+from .viz import ZOOM, overlay_cam, overlay_difference, votes_text
 
 # %% ../nbs/05_explorer.ipynb #3c4188cb
 class Explorer:
@@ -38,6 +38,8 @@ class Explorer:
         self.ims = load_images('sample', 'test') if imageset is None else imageset
         meta = getattr(self.model, 'meta', {})
         self.mean, self.std = meta.get('mean') or CIFAR_MEAN, meta.get('std') or CIFAR_STD
+        self.temperature = temperature_of(self.model)           # of the probabilities that are shown
+        self.people = people(self.ims)                          # what was said to doubted labels
         self.device = next(self.model.parameters()).device
         self.keep, self._kept, self._lock = keep, OrderedDict(), RLock()
         self._logits = self._app = None
@@ -66,7 +68,12 @@ def logits(self:Explorer)->torch.Tensor: # `(n, classes)`, on the CPU
 @patch(as_prop=True)
 def probs(self:Explorer)->np.ndarray: # `(n, classes)`
     "The probability of every class, for every image"
-    return self.logits.softmax(1).numpy()
+    return (self.logits/self.temperature).softmax(1).numpy()
+
+@patch(as_prop=True)
+def correct(self:Explorer)->np.ndarray: # bool `(n,)`
+    "Whether each image is predicted as its true class"
+    return self.logits.argmax(1).numpy()==self.ims.labels
 
 @patch(as_prop=True)
 def true_probs(self:Explorer)->np.ndarray: # `(n,)`
@@ -81,9 +88,10 @@ def _margin(explorer):
     return explorer.true_probs - others.max(1)
 
 SHOW = dict(
-    all=lambda right: np.ones_like(right),
-    mistakes=lambda right: ~right,
-    correct=lambda right: right)
+    all=lambda explorer: np.full(len(explorer.ims), True),
+    mistakes=lambda explorer: ~explorer.correct,
+    correct=lambda explorer: explorer.correct,
+    doubted=lambda explorer: np.isin(range(len(explorer.ims)), [*explorer.people]))
 
 ORDER = dict(
     number=lambda explorer: explorer.ims.index,
@@ -103,7 +111,7 @@ def positions(self:Explorer,
     "Which images there are to see"
     classes = {c: i for i,c in enumerate(self.ims.classes)}
     labels, preds = self.ims.labels, self.logits.argmax(1).numpy()
-    found = choose(SHOW, show, 'choice')(preds==labels)
+    found = choose(SHOW, show, 'choice')(self)
     if true is not None: found = found & (labels==choose(classes, true, 'class'))
     if predicted is not None: found = found & (preds==choose(classes, predicted, 'class'))
     if number is not None: found = found & (self.ims.index==number)
@@ -205,7 +213,7 @@ class View:
     large:np.ndarray # uint8 `(256, 256, 3)`, under the map of one layer
     panels:dict # layer -> uint8 `(128, 128, 3)`, of the layers that the method has a map for
     top:dict # layer -> highest absolute value of its map, 0 if the map is constant
-    probs:np.ndarray # `(classes,)`
+    probs:np.ndarray # `(classes,)`, at the network's temperature
     predicted:int
     true:int # `None` for a picture of your own
     explained:tuple # one class, or two for a difference
@@ -238,7 +246,7 @@ def view(self:Explorer,
     panels = {k: _drawn(s.image, m, *style) for k,m in small.items()}
     top = {k: v.item() for k,v in result.top().items()}
     return View(s.image, _drawn(s.image, large[layer], *style), panels, top,
-                s.logits.softmax(0).numpy(), s.predicted, s.true, explained)
+                (s.logits/self.temperature).softmax(0).numpy(), s.predicted, s.true, explained)
 
 @patch
 def names(self:Explorer, classes)->str:
@@ -272,11 +280,11 @@ def _packed(m, top):
 def _page_image(self:Explorer, position, result):
     "What the page holds of one image; `result` has its maps for the predicted and the true class"
     target, tops, maps = result.target[0].tolist(), result.top(), result.normalized().maps
-    probs = self.logits[position].softmax(0).tolist()
+    probs, said = self.probs[position].tolist(), self.people.get(position, {})
     packed = [[_packed(maps[k][0,j], tops[k][0,j]) for k in self.layers] for j in range(2)]
     return dict(pixels=_base64(self.ims.images[position]), index=int(self.ims.index[position]),
                 label=target[1], pred=target[0], target=target,
-                probs=[round(p, 5) for p in probs], maps=packed)
+                people=votes_text(said), probs=[round(p, 5) for p in probs], maps=packed)
 
 @patch
 def _page_data(self:Explorer, chosen, method, cmap):

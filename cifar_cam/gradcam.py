@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import choose, md_table
+from .core import temperature_of, choose, md_table
 from .layers import (as_maps, cam_layers, check_images, check_logits, check_output, check_stack,
     default_layers, find_layers, in_this_thread, last_of_each_size, run_with, visit, warn_of_batches)
 from .methods import FINER_GAMMA, METHODS, Evidence, NoMap, weighted_sum
@@ -47,8 +47,11 @@ class CamResult:
     target:torch.Tensor # int64 `(n,)` or `(n, t)`: classes explained; `None` for a function
     maps:dict # layer name -> `(n, h, w)`, or `(n, t, h, w)` for several classes an image
     method:str='gradcam' # key in `METHODS`
+    temperature:float=1. # divides the logits before they become probabilities
 
     def __len__(self): return len(self.logits)
+    @property
+    def probs(self): return (self.logits/self.temperature).softmax(1)   # (n, classes)
     def _map(self, f): return replace(self, maps={k: f(v) for k,v in self.maps.items()})
     def __repr__(self):
         return f'{len(self)} images explained by {self.method}\n{self._repr_markdown_()}'
@@ -232,7 +235,7 @@ def explain(
     bs:int=64, # images a forward, in methods that run the model again
 )->CamResult: # raw maps; raises `ValueError`, and its kind `NoMap` for a layer or method that has none
     "Class activation maps of every image at every layer: one forward, and one backward for each class"
-    how = choose(METHODS, method, 'method')
+    how, temperature = choose(METHODS, method, 'method'), temperature_of(model)
     check_images(x)
     if smooth<0 or bs<1 or not noise>=0:
         raise ValueError('smooth and noise must be 0 or more and bs at least 1, '
@@ -249,7 +252,7 @@ def explain(
             del run  # one graph at a time
             maps = _smoothed(model, x, names, reshape, scorers, how, bs, smooth, noise)
     maps = [m[:, 0] if classes is None or classes.ndim==1 else m for m in maps]
-    return CamResult(logits, classes, dict(zip(names, maps)), method)
+    return CamResult(logits, classes, dict(zip(names, maps)), method, temperature)
 
 # %% ../nbs/03_gradcam.ipynb #b9795f81
 def _again(run, scorer, bs, known, layer, i, new):

@@ -51,7 +51,8 @@ def _about(explorer, files):
     digest = hashlib.sha256(b''.join(f.read_bytes() for f in files)).hexdigest()[:12]
     return dict(
         classes=ims.classes, layers=STAGES, methods=IN_A_GRAPH, size=ims.images.shape[1:3],
-        mean=explorer.mean, std=explorer.std, plain=lut('magma'), signed=lut('RdBu_r'),
+        mean=explorer.mean, std=explorer.std, temperature=explorer.temperature,
+        plain=lut('magma'), signed=lut('RdBu_r'),
         first=int(first),                                      # the surest mistake is shown first
         images=[dict(index=i, label=y, pred=p) for i,y,p in rows], sheet='sheet.webp',
         files=[f.name for f in files], bytes=sum(f.stat().st_size for f in files),

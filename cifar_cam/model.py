@@ -171,6 +171,9 @@ def _check_meta(meta):
     "Refuse metadata that others would stumble over"
     if 'classes' in meta and not _is_list(meta['classes'], lambda c: isinstance(c, str)):
         raise ValueError('classes are no list of names')
+    t = meta.get('temperature')
+    if t is not None and not (isinstance(t, (int, float)) and t>0):
+        raise ValueError(f'temperature is {t!r}, not above 0')
     for k,low in (('mean', 0), ('std', 1e-6)):
         v = meta.get(k)
         if v is None: continue

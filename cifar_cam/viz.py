@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'ZOOM', 'Figure', 'printable', 'show_image', 'show_images', 'show_batch', 'plot_history', 'plot_lr_find',
-           'plot_confusion', 'show_predictions', 'show_misclassified', 'overlay_cam', 'overlay_difference', 'panels',
-           'show_cams', 'plot_comparison']
+           'plot_confusion', 'votes_text', 'show_predictions', 'show_misclassified', 'plot_reliability', 'overlay_cam',
+           'overlay_difference', 'panels', 'show_cams', 'plot_comparison']
 
 # %% ../nbs/04_viz.ipynb #ee513370
 import base64, io
 from functools import cache, partial
+from textwrap import fill
 
 import matplotlib as mpl
 import matplotlib.figure
@@ -19,7 +20,7 @@ import torch
 from fastcore.basics import patch
 from matplotlib.text import Text
 
-from .data import CLASSES, denorm
+from .data import CLASSES, denorm, people
 
 # %% ../nbs/04_viz.ipynb #f6f6c89a
 @cache
@@ -169,11 +170,18 @@ def plot_confusion(
     return ax
 
 # %% ../nbs/04_viz.ipynb #bd647007
-def _outcome(ims, ev, i):
-    "Predicted class and its probability, and the true class if it is another"
+def votes_text(
+    votes:dict # answer -> votes, as `people` gives them for an image
+)->str: # such as '2 cat, 3 dog'
+    "What people said, in words"
+    return ', '.join(f'{n}\N{NO-BREAK SPACE}{answer}' for answer,n in votes.items())
+
+def _outcome(ims, ev, i, votes):
+    "Predicted class and its probability, the true class if it is another, and what people said"
     p, t, probs = int(ev.preds[i]), int(ev.labels[i]), ev.probs[i]
     truth = '' if p==t else f'\nis {ims.classes[t]} {probs[t]:.0%}'
-    return printable(f'{ims.classes[p]} {probs[p]:.0%}' + truth)
+    said = '\n'+fill(f'people: {votes_text(votes)}', 18) if votes else ''
+    return printable(f'{ims.classes[p]} {probs[p]:.0%}' + truth + said)
 
 def show_predictions(
     ims, # an `ImageSet`
@@ -181,8 +189,9 @@ def show_predictions(
     idxs, # which of them
     ncols:int=5, # images in a row
 )->Figure:
-    "Draw images with predicted class, probability and true class"
-    titles = [_outcome(ims, ev, i) for i in idxs]
+    "Draw images with predicted class, probability, true class, and what people said to its label"
+    votes = people(ims)
+    titles = [_outcome(ims, ev, i, votes.get(i)) for i in idxs]
     return show_images([ims.images[i] for i in idxs], titles, ncols, size=1.15)
 
 def show_misclassified(
@@ -194,6 +203,22 @@ def show_misclassified(
     idxs = ev.misclassified(k)
     if not len(idxs): raise ValueError('no mistakes to show')
     return show_predictions(ims, ev, idxs)
+
+# %% ../nbs/04_viz.ipynb #a62e49e2
+def plot_reliability(
+    found, # a `Calibration`
+    ax=None, # axis to draw on; `None`: a new one
+): # the axis
+    "Draw how often predictions are right, by their confidence"
+    ax, n = _ax(ax, (3.4, 3)), len(found.counts)
+    shares = found.counts/found.counts.sum()
+    left = np.arange(n)/n
+    colours = [(*mpl.colors.to_rgb('tab:blue'), .25+.75*min(1., 4*s)) for s in shares.tolist()]
+    ax.bar(left, found.accuracy.nan_to_num(), 1/n, align='edge', color=colours, edgecolor='w', lw=.5)
+    ax.plot((0, 1), (0, 1), 'k--', lw=1)
+    ax.set(xlabel='confidence', ylabel='share that is right', xlim=(0, 1), ylim=(0, 1.02))
+    ax.set_title(f'mean gap {found.ece:.1%}', fontsize=9)
+    return ax
 
 # %% ../nbs/04_viz.ipynb #e3bd94be
 def overlay_cam(
@@ -246,7 +271,7 @@ def _map_axis(ax, pixels, top, title):
 def _labels(result, classes):
     "For each image the classes that its maps explain, and their probabilities"
     if result.target is None: return [[''] for _ in result.logits]
-    probs, target = result.logits.softmax(1), result.target.view(len(result.logits), -1)
+    probs, target = result.probs, result.target.view(len(result.logits), -1)
     return [[f'{classes[c]} {p[c]:.0%}' for c in cs] for cs,p in zip(target.tolist(), probs)]
 
 def _add_difference(maps, labels, result, size, classes):

@@ -69,7 +69,7 @@ function softmax(z) {
     sum = e.reduce((a, b) => a + b)
   return e.map(v => v / sum)
 }
-const probs = answer => softmax([...answer.logits.slice(0, A.classes.length)]) // of the first picture
+const probs = answer => softmax([...answer.logits.slice(0, A.classes.length)].map(z => z / A.temperature)) // of the first picture
 const likeliest = p => p.indexOf(Math.max(...p))
 function map(answer, row, layer, method) {
   const {
