@@ -193,6 +193,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cifar_cam.explorer.Explorer.explained': ('explorer.html#explorer.explained', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer.kept': ('explorer.html#explorer.kept', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer.logits': ('explorer.html#explorer.logits', 'cifar_cam/explorer.py'),
+                                    'cifar_cam.explorer.Explorer.losses': ('explorer.html#explorer.losses', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer.maps': ('explorer.html#explorer.maps', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer.names': ('explorer.html#explorer.names', 'cifar_cam/explorer.py'),
                                     'cifar_cam.explorer.Explorer.page': ('explorer.html#explorer.page', 'cifar_cam/explorer.py'),

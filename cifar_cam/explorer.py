@@ -76,6 +76,12 @@ def correct(self:Explorer)->np.ndarray: # bool `(n,)`
     return self.logits.argmax(1).numpy()==self.ims.labels
 
 @patch(as_prop=True)
+def losses(self:Explorer)->np.ndarray: # `(n,)`
+    "Cross entropy of each image"
+    labels = torch.from_numpy(self.ims.labels)
+    return torch.nn.functional.cross_entropy(self.logits, labels, reduction='none').numpy()
+
+@patch(as_prop=True)
 def true_probs(self:Explorer)->np.ndarray: # `(n,)`
     "The probability of each image's true class"
     return np.take_along_axis(self.probs, self.ims.labels[:, None], 1)[:, 0]
@@ -96,7 +102,7 @@ SHOW = dict(
 ORDER = dict(
     number=lambda explorer: explorer.ims.index,
     confidence=lambda explorer: -explorer.probs.max(1),
-    loss=lambda explorer: explorer.true_probs,
+    loss=lambda explorer: -explorer.losses,
     margin=_margin)
 
 # %% ../nbs/05_explorer.ipynb #3a0cde26
