@@ -6,7 +6,7 @@
 __all__ = ['SHOW', 'ORDER', 'Subject', 'TARGETS', 'Explorer', 'View', 'Page', 'lut']
 
 # %% ../nbs/05_explorer.ipynb #5be77a8b
-import base64, html, json
+import base64, copy, html, json
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,11 +18,14 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from .cells import cell_atlas
 from .core import ASSETS, choose, eval_mode, temperature_of
 from .data import CIFAR_MEAN, CIFAR_STD, check_classes, load_images, normalize, people
 from .gradcam import METHODS, CamResult, default_layers, explain
 from .methods import NoMap
 from .model import load_model
+from .neighbours import features, training_images
+from .neighbours import gallery as make_gallery
 from .viz import ZOOM, overlay_cam, overlay_difference, votes_text
 
 # %% ../nbs/05_explorer.ipynb #3c4188cb
@@ -33,6 +36,7 @@ class Explorer:
         imageset=None, # an `ImageSet` of the model's classes; `None`: the sample's test images
         layers:list=None, # layers to offer; `None`: `default_layers`
         keep:int=512, # how many computed results are kept
+        among=None, # an `ImageSet` in which to look for neighbours; `None`: the sample's training images
     ): # raises `ValueError` for other classes than the model's
         self.model = load_model() if model is None else model
         self.ims = load_images('sample', 'test') if imageset is None else imageset
@@ -42,6 +46,7 @@ class Explorer:
         self.people = people(self.ims)                          # what was said to doubted labels
         self.device = next(self.model.parameters()).device
         self.keep, self._kept, self._lock = keep, OrderedDict(), RLock()
+        self.among, self._gallery = among, None
         self._logits = self._app = None
         first = self.ims.images[:1]
         check_classes(self.ims, meta.get('classes'), self._predict(first).shape[1])
@@ -258,6 +263,38 @@ def view(self:Explorer,
 def names(self:Explorer, classes)->str:
     "Class numbers in words: one class, or a difference"
     return ' − '.join(self.ims.classes[c] for c in classes)
+
+# %% ../nbs/05_explorer.ipynb #7816a5bc
+@patch(as_prop=True)
+def gallery(self:Explorer)->object: # a `Gallery`; raises `ValueError` for a network or images that have none
+    "The training images as the network sees them; made when first asked for"
+    if self._gallery is None:
+        among = training_images() if self.among is None else self.among
+        if among.classes!=self.ims.classes:
+            raise ValueError(f'there are no training images of the classes {", ".join(self.ims.classes)}')
+        self._gallery = make_gallery(copy.deepcopy(self.model), among)
+    return self._gallery
+
+@patch
+def near(self:Explorer,
+    index, # position in the set, or a picture of your own, uint8 `(32, 32, 3)`
+    k:int=6, # how many of each
+)->dict: # `similar` and `influential`: `Neighbour`s in `gallery`
+    "Training images like this one, and those that speak for what is predicted"
+    found, s = self.gallery, self.subject(index)
+    with self._lock: h = features(self.model, s.image[None], progress=False)[0]
+    return dict(similar=found.similar(h, k), influential=found.influential(h, s.predicted, k))
+
+@patch
+def cell(self:Explorer,
+    true:str, # name of the true class
+    predicted:str, # name of the predicted class
+    most:int=8, # at most so many images, the surest first
+)->object: # a `CellAtlas`; raises `ValueError` if there are no such images
+    "What the images of a cell of the confusion matrix have in common"
+    at = self.positions(true=true, predicted=predicted, order='confidence')[:most]
+    if not len(at): raise ValueError(f'no {true} is predicted as {predicted}')
+    with self._lock: return cell_atlas(self.model, self.ims[at], self.ims.classes.index(predicted))
 
 # %% ../nbs/05_explorer.ipynb #fd4a7eac
 class Page(str):

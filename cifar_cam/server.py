@@ -92,7 +92,8 @@ def _code(weights, data):
     return f"""from cifar_cam.data import load_images
 from cifar_cam.explorer import Explorer
 from cifar_cam.model import load_model
-Explorer(load_model({weights!r}), load_images({data!r}, "test"))"""
+from cifar_cam.neighbours import training_images
+Explorer(load_model({weights!r}), load_images({data!r}, "test"), among=training_images({data!r}))"""
 
 def _settings(host, port, browser, kernels):
     "Voila's configuration"
