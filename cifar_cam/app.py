@@ -217,7 +217,8 @@ def arranged(self:App)->W.Box:
     colours = box('row', look['cmap'], look['shared'], self.upload)
     titles = ['confusion matrix: click a cell to see its images, and what they share',
               'training images like this one', 'colours, scale, your own picture']
-    self.more = W.Accordion([W.VBox([self.matrix, self.shared_parts]), self.near, colours], titles=titles)
+    panels = [W.VBox([self.matrix, self.shared_parts]), self.near, colours]
+    self.more = W.Accordion(panels, titles=titles)
     app = box('app', hidden, self.caption,
         box('left', self.picture, box('row', self.prev, self.next, self.play, self.index)),
         box('right', look['layer'], box('facts', self.probs, self.plain)),
@@ -546,7 +547,7 @@ def show_near(self:App, change=None):
     if self.more.selected_index!=LIKE or self.looking is not None: return
     loop, e = event_loop(), self.explorer
     if e._gallery is None and loop is not None:
-        self.near.value = '<p role="status">looking at the training images, which takes up to a minute…</p>'
+        self.near.value = '<p role="status">looking at the training images, up to a minute…</p>'
         self.looking = threading.Thread(target=self.look_at_all, args=[loop], daemon=True)
         return self.looking.start()
     try: self.near.value = near_html(e.near(self.looked_at()), e.gallery.ims)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .core import temperature_of, eval_mode, is_main, progress_bar, rank, reading, world_size, write_file
+from cifar_cam.core import (eval_mode, is_main, progress_bar, rank, reading, temperature_of, world_size,
+    write_file)
 from .gradcam import CamResult, explain
 from .model import STAGES
 from .runs import PATIENCE, new_run

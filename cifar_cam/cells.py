@@ -63,7 +63,8 @@ def activations(
 )->torch.Tensor: # what the layer gives
     "The output of a layer"
     kept = []
-    hook = model.get_submodule(layer).register_forward_hook(lambda m, args, out: kept.append(out.detach().clone()))
+    def keep(m, args, out): kept.append(out.detach().clone())
+    hook = model.get_submodule(layer).register_forward_hook(keep)
     try:
         with eval_mode(model), torch.no_grad(): model(x)
     finally: hook.remove()

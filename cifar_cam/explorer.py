@@ -266,12 +266,13 @@ def names(self:Explorer, classes)->str:
 
 # %% ../nbs/05_explorer.ipynb #7816a5bc
 @patch(as_prop=True)
-def gallery(self:Explorer)->object: # a `Gallery`; raises `ValueError` for a network or images that have none
+def gallery(self:Explorer)->object: # a `Gallery`; raises `ValueError` if there are no such images
     "The training images as the network sees them; made when first asked for"
     if self._gallery is None:
         among = training_images() if self.among is None else self.among
         if among.classes!=self.ims.classes:
-            raise ValueError(f'there are no training images of the classes {", ".join(self.ims.classes)}')
+            names = ', '.join(self.ims.classes)
+            raise ValueError(f'there are no training images of the classes {names}')
         self._gallery = make_gallery(copy.deepcopy(self.model), among)
     return self._gallery
 

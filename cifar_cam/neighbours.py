@@ -95,7 +95,7 @@ def gallery(
     "The images of a set as a network sees them; computed once, and kept"
     head, root = last_linear(model), xdg_cache_home()/'cifar_cam' if root is None else root
     if head.out_features!=len(ims.classes):
-        raise ValueError(f'the network has {head.out_features} outputs, the images {len(ims.classes)} classes')
+        raise ValueError(f'{head.out_features} outputs, and images of {len(ims.classes)} classes')
     path = _cache_file(model, ims.images, root)
     known = _read(path, (len(ims), head.in_features))
     if known is None:

@@ -26,8 +26,9 @@ from .model import STAGES, load_model
 from .neighbours import features, gallery, training_images
 from cifar_cam.runs import (check_fingerprint, evaluate_run, read_history, read_recipe, read_run,
     recipe_dls)
-from .viz import (Figure, overlay_cam, overlay_difference, panels, plot_confusion, plot_history,
-    plot_reliability, show_batch, show_cams, show_image, show_misclassified, show_predictions, votes_text)
+from cifar_cam.viz import (Figure, overlay_cam, overlay_difference, panels, plot_confusion, plot_history,
+    plot_reliability, show_batch, show_cams, show_image, show_misclassified, show_predictions,
+    votes_text)
 from .watch import STORIES, load_watched, plot_cartography, show_film
 
 # %% ../nbs/08_report.ipynb #684851a3
@@ -95,7 +96,8 @@ def cells(model, ims, ev, k=3):
     fig = Figure(figsize=(7.7, 3.9*len(chosen)), layout='constrained')
     for part,(true,predicted) in zip(fig.subfigures(len(chosen), 1, squeeze=False)[:, 0], chosen):
         here = ((ev.labels==true) & (ev.preds==predicted)).numpy()
-        part.suptitle(f'{here.sum()} images: {ims.classes[true]} as {ims.classes[predicted]}', fontsize=10, parse_math=False)
+        title = f'{here.sum()} images: {ims.classes[true]} as {ims.classes[predicted]}'
+        part.suptitle(title, fontsize=10, parse_math=False)
         show_cell(cell_atlas(model, ims[here], predicted), fig=part)
     return fig
 
@@ -147,7 +149,7 @@ def map_panels(
 
 # %% ../nbs/08_report.ipynb #bde3210e
 def _near(among, h, answer, k=6):
-    "Images among which to look that are similar, and that speak for the answer; nothing without such images"
+    "Similar images, and those that speak for the answer; nothing if there are none to look among"
     if among is None: return {}
     found = dict(similar=among.similar(h, k), influential=among.influential(h, answer, k))
     def shown(n):
@@ -156,7 +158,7 @@ def _near(among, h, answer, k=6):
     return {name: [shown(n) for n in ns] for name,ns in found.items()}
 
 def cards(ims, ev, model, k, among=None):
-    "For each of the `k` most confident mistakes: what it is, its image, its maps, its neighbours `among` images"
+    "For each of the `k` most confident mistakes: what it is, its image, its maps, its neighbours"
     idxs = ev.misclassified(k)
     if not len(idxs): return
     target = torch.stack([ev.preds[idxs], ev.labels[idxs]], 1)
@@ -219,7 +221,7 @@ def _to_tensorboard(run):
             w.add_image(p.stem, np.asarray(Image.open(p).convert('RGB')), dataformats='HWC')
 
 def _doubts(ims, ev):
-    "How many images and mistakes have a label in doubt, and the accuracy on the others; `None` for other data"
+    "Images and mistakes whose label is in doubt, and the accuracy on the others; `None` without any"
     doubted = torch.zeros(len(ims), dtype=torch.bool)
     doubted[[*people(ims)]] = True
     if not doubted.any() or doubted.all(): return None
@@ -245,9 +247,10 @@ def write_report(
     (m, ims, ev), model = read_run(run), load_model(run/'model.safetensors')
     figures.mkdir(exist_ok=True)
     recipe = (model.meta.get('recipe') or {}).get('name') or 'not known'
+    explained = cards(ims, ev, model, mistakes, _among(m['data'], model))
     page = render(figures, template, run=run.resolve().name, date=time.strftime('%d %B %Y'),
                   recipe=recipe, m=m, ims=ims, ev=ev, trained=_training(run), k=mistakes,
-                  model=model, stories=STORIES, doubts=_doubts(ims, ev), cards=cards(ims, ev, model, mistakes, _among(m['data'], model)))
+                  model=model, stories=STORIES, doubts=_doubts(ims, ev), cards=explained)
     write_file(run/'report.html', page.encode())
     if (run/'tensorboard').is_dir(): _to_tensorboard(run)
     return run/'report.html'

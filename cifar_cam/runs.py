@@ -301,7 +301,8 @@ def train_run(
         if new: learn, ims = _begun(recipe, data, num_workers, weights)
         else: learn, ims = _continued(run, num_workers)
         board = [TensorBoardCB(run/'tensorboard')] if tensorboard and is_main() else []
-        learn.cbs += [ProgressCB(), CheckpointCB(run), PatienceCB(PATIENCE), *board, *_watch(run, learn), *cbs]
+        learn.cbs += [ProgressCB(), CheckpointCB(run), PatienceCB(PATIENCE)]
+        learn.cbs += [*board, *_watch(run, learn), *cbs]
         if new and is_main(): _write_recipe(run, learn, ims, data, weights)
         learn.fit()
         path = _write_weights(run, learn, ims)
@@ -346,7 +347,8 @@ def _load_for(ims, weights):
     check_classes(ims, model.meta.get('classes'), model.fc.out_features)
     return model
 
-def _ask(model, ims, views='one'): return evaluate(model, get_dl(ims, **norm_stats(model.meta)), views=views)
+def _ask(model, ims, views='one'):
+    return evaluate(model, get_dl(ims, **norm_stats(model.meta)), views=views)
 
 def _share(ev):
     "Accuracy, and half the width of its 95 % interval"

@@ -24,14 +24,15 @@ from .viz import Figure, overlay_cam, show_image
 
 # %% ../nbs/engine/watch.ipynb #726703de
 class WatchCB(Callback):
-    "Keeps what is said to held-out images after every epoch, and maps of the first of them, in `watched.npz`"
+    "Keeps what is said to held-out images after every epoch, and maps of some, in `watched.npz`"
     order = 20 # before a checkpoint: a film may be ahead of it, but never behind
     def __init__(self, folder, images=24): self.path, self.images = Path(folder)/'watched.npz', images
 
     def before_fit(self, learn):
         ims = learn.dls.valid.dataset.ims
         self.k = np.arange(len(ims))[:self.images]
-        self.x = normalize(ims.images[self.k], learn.dls.valid.dataset.mean, learn.dls.valid.dataset.std)
+        stats = learn.dls.valid.dataset.mean, learn.dls.valid.dataset.std
+        self.x = normalize(ims.images[self.k], *stats)
         self.fixed = dict(labels=ims.labels, index=ims.index)
         self.frames = _frames(self.path, learn.epoch) if learn.epoch and self.path.is_file() else []
 
@@ -40,20 +41,21 @@ class WatchCB(Callback):
         if not learn.training: self.logits.append(learn.preds.detach().float().cpu())
 
     def after_epoch(self, learn):
-        self.frames.append(dict(epoch=learn.epoch, logits=torch.cat(self.logits).half().numpy()) | self.look(learn))
+        said = torch.cat(self.logits)                                  # (n, classes)
+        self.frames.append(dict(epoch=learn.epoch, logits=said.half().numpy()) | self.look(learn, said))
         parts = {k: np.stack([f[k] for f in self.frames]) for k in self.frames[0]}
         np.savez(out := io.BytesIO(), **parts, **self.fixed)
         write_file(self.path, out.getvalue())
 
-    def look(self, learn):
+    def look(self, learn, said):
         "Maps of the watched images, for the predicted and for the true class"
         x = self.x.to(learn.accelerator.device)
-        predicted = torch.cat(self.logits)[self.k].argmax(1)
-        target = torch.stack([predicted, torch.from_numpy(self.fixed['labels'][self.k])], 1)
+        target = torch.stack([said[self.k].argmax(1), torch.from_numpy(self.fixed['labels'][self.k])], 1)
         r = explain(learn.model, x, target.to(x.device), STAGES)
         scaled, tops = r.normalized().maps, r.top()
         found = {f'map {k}': v.half().cpu().numpy() for k,v in scaled.items()}
-        return found | {f'top {k}': v.cpu().numpy() for k,v in tops.items()} | dict(target=target.numpy())
+        found |= {f'top {k}': v.cpu().numpy() for k,v in tops.items()}
+        return found | dict(target=target.numpy())
 
 # %% ../nbs/engine/watch.ipynb #7c030a7b
 def _frames(path, epochs):
@@ -61,7 +63,8 @@ def _frames(path, epochs):
     try:
         with reading(path), np.load(path) as d:
             arrays = {k: d[k] for k in d.files if k not in ('labels', 'index')}
-            return [{k: v[i] for k,v in arrays.items()} for i,e in enumerate(arrays['epoch']) if e<=epochs]
+            known = np.flatnonzero(arrays['epoch']<=epochs)
+            return [{k: v[i] for k,v in arrays.items()} for i in known]
     except ValueError as e: warnings.warn(f'{e}; what was watched before epoch {epochs+1} is lost')
     return []
 
@@ -75,7 +78,8 @@ class Watched:
     looks:list # a `CamResult` for each epoch: maps `(w, 2, h, w)`, for the predicted and the true class
 
     def __repr__(self):
-        return f'{len(self.labels):,} images over {len(self.epochs)} epochs, {len(self.looks[-1])} of them with maps'
+        n, maps = len(self.labels), len(self.looks[-1])
+        return f'{n:,} images over {len(self.epochs)} epochs, {maps} of them with maps'
     @property
     def probs(self): return self.logits.softmax(-1).numpy()                            # (e, n, classes)
     @property
@@ -88,13 +92,15 @@ def load_watched(
 )->Watched: # raises `FileNotFoundError`, or `ValueError` if the file is damaged
     "Read what was watched"
     path = Path(run)/'watched.npz'
-    if not path.is_file(): raise FileNotFoundError(f'nothing was watched in {run}: it has no {path.name}')
+    if not path.is_file():
+        raise FileNotFoundError(f'nothing was watched in {run}: it has no {path.name}')
     with reading(path), np.load(path) as d:
         logits, looks = torch.from_numpy(d['logits']).float(), []
-        target, maps = torch.from_numpy(d['target']), {k: (d[f'map {k}'], d[f'top {k}']) for k in STAGES}
-        for e in range(len(logits)):
-            raw = {k: torch.from_numpy(m[e]).float()*torch.from_numpy(t[e])[..., None, None] for k,(m,t) in maps.items()}
-            looks.append(CamResult(logits[e,:len(target[e])], target[e], raw))
+        target = torch.from_numpy(d['target'])                         # (e, w, 2)
+        tops = {k: torch.from_numpy(d[f'top {k}'])[..., None, None] for k in STAGES}
+        maps = {k: torch.from_numpy(d[f'map {k}']).float()*tops[k] for k in STAGES}
+        for e,t in enumerate(target):
+            looks.append(CamResult(logits[e, :len(t)], t, {k: m[e] for k,m in maps.items()}))
         return Watched(d['epoch'], logits, d['labels'], d['index'], looks)
 
 # %% ../nbs/engine/watch.ipynb #66eb393c
@@ -104,8 +110,8 @@ def forgotten(self:Watched)->np.ndarray: # int `(n,)`
     return (self.right[:-1] & ~self.right[1:]).sum(0)
 
 @patch
-def cartography(self:Watched)->tuple: # confidence, variability, and the share of epochs in which it was right
-    "Where each image lies on the map of arXiv 2009.10795; each `(n,)`"
+def cartography(self:Watched)->tuple: # confidence, variability, share of epochs it was right, `(n,)`
+    "Where each image lies on the map of arXiv 2009.10795"
     p = self.true_probs
     return p.mean(0), p.std(0), self.right.mean(0)
 
@@ -147,7 +153,8 @@ def show_film(
     fig=None, # figure, or part of one, to draw in; `None`: a new one
 )->Figure: # raises `ValueError` if there are no maps of this image
     "Draw the maps of an image for its true class, epoch by epoch"
-    if not 0<=at<len(seen.looks[0]): raise ValueError(f'image {at}: maps were kept of the first {len(seen.looks[0])}')
+    if not 0<=at<(kept := len(seen.looks[0])):
+        raise ValueError(f'image {at}: maps were kept of the first {kept}')
     steps = np.unique(np.linspace(0, len(seen.epochs)-1, most).round().astype(int))
     size, big = 8*len(image), image.repeat(8, 0).repeat(8, 1)
     if fig is None: fig = Figure(figsize=(.95*(len(steps)+1), 1.05*len(layers)+.4), layout='constrained')

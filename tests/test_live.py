@@ -97,6 +97,9 @@ def test_holes_are_filled_in_as_fill_in_does(page):
 def test_draw_ask_doubt_undo_and_share(page, visit):
     go(page, 3)
     before, said = composed(page), percents(page)
+    model, image = load_model(), load_images('sample', 'test').images[3:4]
+    with torch.no_grad(): p = 100*(model(normalize(image)).double()/model.meta['temperature']).softmax(1)[0].numpy()
+    assert all(abs(float(shown.strip('<>% '))-true)<1 for shown,true in zip(said, p)) and len(said)==10
     box = page.locator('#large').bounding_box()
     def stroke(*points):
         page.mouse.move(box['x']+points[0][0]*box['width'], box['y']+points[0][1]*box['height']); page.mouse.down()

@@ -1,6 +1,7 @@
 "The command, as a user calls it: in a process, from another folder"
-import csv, io, json, os, re, shutil, subprocess, sys
+import csv, io, json, math, os, re, shutil, subprocess, sys
 from pathlib import Path
+import numpy as np
 import pytest, torch
 
 def cifar_cam(*args, cwd):
@@ -24,8 +25,17 @@ def test_shipped_weights_are_as_good_as_their_metadata_say(shipped):
     assert f'{m["accuracy"]:.2%}' in r.stdout and 'report.html' in r.stdout
 
 def test_report_explains_the_mistakes(shipped):
+    from cifar_cam.data import people
+    from cifar_cam.runs import read_run
     run, _ = shipped
     m, page = json.loads((run/'metrics.json').read_text()), (run/'report.html').read_text(encoding='utf-8')
+    _, ims, ev = read_run(run)
+    asked = people(ims)
+    wrong = [i in asked for i in ev.misclassified().tolist()]
+    assert f'{sum(wrong)} of the mistakes are among the {len(asked)} images whose label is in doubt' in page
+    assert page.count('<div class="card doubted">')==sum(wrong[:25])>0
+    assert page.count('class="near"')==2*min(25, m['mistakes'])      # similar images, and influential ones
+    assert (run/'report.html').stat().st_size<3e6
     assert len(re.findall('<div class="card( doubted)?">', page))==min(25, m['mistakes'])
 
 def test_report_opens_in_a_browser_offline(shipped):
@@ -42,10 +52,34 @@ def test_report_opens_in_a_browser_offline(shipped):
         page.goto((shipped[0]/'report.html').as_uri())
         sizes = page.evaluate("() => [...document.images].map(i => i.complete && i.naturalWidth)")
         wide = page.evaluate('() => document.documentElement.scrollWidth > innerWidth')
+        def cards(): return [page.locator(f'.card{kind}:visible').count() for kind in ('.doubted', ':not(.doubted)')]
+        doubted, clear = cards()
+        for choice,want in (('clear', [0, clear]), ('doubted', [doubted, 0])):
+            page.check(f'#{choice}')
+            assert cards()==want
         b.close()
     assert said==[] and not [u for u in asked if not u.startswith(('file:', 'data:'))]
     assert len(sizes)>=25 and all(sizes)
     assert not wide
+
+def test_probabilities_agree_wherever_they_are_shown(shipped):
+    from cifar_cam.data import normalize
+    from cifar_cam.explorer import Explorer
+    from cifar_cam.gradcam import explain
+    from cifar_cam.model import load_model
+    from cifar_cam.runs import read_run
+    run, _ = shipped
+    model, (m, ims, ev) = load_model(run/'model.safetensors'), read_run(run)
+    i = ev.misclassified(1)[0]
+    z = ev.logits[i].double().numpy()/model.meta['temperature']
+    true = np.exp(z-z.max())/np.exp(z-z.max()).sum()                  # in double precision, by hand
+    assert .5<model.meta['temperature']<.9 and m['temperature']==model.meta['temperature']
+    one = ims[i:i+1]
+    e = Explorer(model, one)
+    page = json.loads(re.search('<script id="data" type="application/json">(.*?)</script>', e.page([0]), re.S)[1])
+    shown = dict(evaluation=ev.probs[i], result=explain(model, normalize(one.images)).probs[0], explorer=e.probs[0], view=e.view(0).probs, page=page['images'][0]['probs'])
+    for name,p in shown.items(): assert np.abs(np.asarray(p)-true).max()<2e-5, name
+    assert f'layer4, {ims.classes[true.argmax()]} {true.max():.0%}:' in (run/'report.html').read_text(encoding='utf-8')
 
 def test_a_network_for_all_of_cifar10_is_measured_on_both_test_splits(tmp_path, monkeypatch):
     from cifar_cam import runs
@@ -63,13 +97,23 @@ def test_a_network_for_all_of_cifar10_is_measured_on_both_test_splits(tmp_path, 
     page = write_report(tmp_path, 1).read_text()
     assert all(f'on 60 test images, {source}' in page for source in ('lossless sample', 'CIFAR-10 as JPEG'))
 
+def fitted_by_a_grid(run):
+    "The temperature with the lowest loss on the held-out images, in steps of a hundredth"
+    from cifar_cam.data import load_images, normalize
+    from cifar_cam.model import load_model
+    from cifar_cam.recipes import load_recipe
+    recipe, _ = load_recipe(run/'recipe.json')
+    held = load_images('sample').split(recipe.valid_pct, recipe.seed)[1]
+    with torch.no_grad(): z = load_model(run/'model.safetensors')(normalize(held.images)).double()
+    return min((1.01**i/20 for i in range(603)), key=lambda t: torch.nn.functional.cross_entropy(z/t, torch.from_numpy(held.labels)).item())
+
 def test_a_short_run_leaves_everything_behind(tmp_path):
     (tmp_path/'sample').mkdir()                               # a folder of this name is not the data source of this name
     r = cifar_cam('run', '--quick', '--epochs', 1, '--mistakes', 3, '--tensorboard', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     run = tmp_path/'runs'/'quick'
-    assert {p.name for p in run.iterdir()} - {'.lock'} == {'model.safetensors', 'recipe.json', 'history.csv', 'history.json', 'metrics.json', 'predictions.npz', 'figures', 'tensorboard', 'report.html'}
-    assert {'curves.png', 'batch.png', 'confusion.png', 'mistakes.png', 'correct.png'} <= {p.name for p in (run/'figures').iterdir()}
+    assert {p.name for p in run.iterdir()} - {'.lock'} == {'model.safetensors', 'recipe.json', 'history.csv', 'history.json', 'metrics.json', 'predictions.npz', 'watched.npz', 'figures', 'tensorboard', 'report.html'}
+    assert {'curves.png', 'batch.png', 'confusion.png', 'reliability.png', 'mistakes.png', 'correct.png'} <= {p.name for p in (run/'figures').iterdir()}
     assert [json.loads((run/f).read_text())['data'] for f in ('recipe.json', 'metrics.json')]==['sample', 'sample']
     with (run/'history.csv').open() as f: assert [row['epoch'] for row in csv.DictReader(f)]==['1']
     assert re.search(r'^1/1  loss \d\.\d\d  train \d+ %  valid \d+ %  \d+:\d\d$', r.stderr, re.M)
@@ -77,6 +121,7 @@ def test_a_short_run_leaves_everything_behind(tmp_path):
     assert re.match(r'training quick: 36 steps with 1,800 images \(lossless sample\), 0\.\d+ PFLOP, about \d\d:\d\d on ', first)
     assert re.match(r'mistakes \d+, most often \d+ \w+ as \w+, \d+ \w+ as \w+$', mistakes)
     assert (report, after)==('report   runs/quick/report.html', 'next     cifar-cam explore --weights runs/quick/model.safetensors')
+    assert abs(math.log(fitted_by_a_grid(run)/json.loads((run/'metrics.json').read_text())['temperature']))<.011
     again = cifar_cam('run', '--quick', '--out', run, cwd=tmp_path)
     assert (again.returncode, 'is not empty' in again.stderr, 'Traceback' in again.stderr) == (2, True, False)
 
