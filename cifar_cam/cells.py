@@ -23,7 +23,7 @@ from .viz import Figure, overlay_cam, show_image
 class Parts:
     "A matrix as a product of two without negative numbers"
     weights:torch.Tensor # how much of each part is at each place, `(m, k)`
-    features:torch.Tensor # what each part is made of, `(k, c)`
+    features:torch.Tensor # what each part is made of, `(k, c)`, each row of length 1
     errors:list # relative error after each step: norm of the rest, by that of the whole
 
 def factorize(
@@ -43,9 +43,12 @@ def factorize(
         H = H*(W.T@A)/(W.T@W@H + tiny)
         W = W*(A@H.T)/(W@(H@H.T) + tiny)
         errors.append(((A-W@H).norm()/whole).item())
-    return Parts(W.float(), H.float(), errors)
+    size = H.norm(dim=1).clamp_min(tiny)
+    return Parts((W*size).float(), (H/size[:, None]).float(), errors)
 
-# %% ../nbs/engine/cells.ipynb #1b036301
+# %% ../nbs/engine/cells.ipynb #038fe3f0
+COLOURS = 'tab:orange', 'tab:blue', 'tab:green', 'tab:red', 'tab:purple', 'tab:cyan' # of parts
+
 @dataclass(frozen=True, eq=False)
 class CellAtlas:
     "What images of one true and one predicted class have in common"
@@ -70,26 +73,27 @@ def activations(
     finally: hook.remove()
     return kept[0]
 
-# %% ../nbs/engine/cells.ipynb #27bb1522
+# %% ../nbs/engine/cells.ipynb #064db19c
 def cell_atlas(
     model:nn.Module, # a classifier, whose layer gives no negative numbers, on any device
     ims:ImageSet, # the images of a cell: of one true class, and predicted as another
     predicted:int, # number of that class
-    k:int=3, # parts, or fewer if there are fewer places
+    k:int=3, # parts, at most 6
     layer:str='layer4', # where maps and parts are taken from
-)->CellAtlas: # raises `ValueError` if there are no images, or of several classes
+)->CellAtlas: # raises `ValueError` for images of several classes or none, or for other `k`
     "The mean picture, the mean maps, and the parts that images share (arXiv 1806.10206)"
     if len(set(ims.labels.tolist()))!=1:
         raise ValueError(f'a cell has images of one class, not {len(set(ims.labels.tolist()))}')
+    if not 1<=k<=len(COLOURS): raise ValueError(f'k must be from 1 to {len(COLOURS)}, not {k}')
     true, device = int(ims.labels[0]), next(model.parameters()).device
     x = normalize(ims.images, **norm_stats(getattr(model, 'meta', {}))).to(device)
     target = torch.tensor([[predicted, true]], device=device).expand(len(x), 2)
     acts = activations(model, x, layer).float().cpu()                       # (n, c, h, w)
     n, c, h, w = acts.shape
     places = acts.permute(0, 2, 3, 1).reshape(n*h*w, c)
-    taken = factorize(places, min(k, *places.shape))
-    weights = taken.weights*taken.features.norm(dim=1)                      # a part's size at each place
-    small = weights.view(n, h, w, -1).permute(0, 3, 1, 2)/weights.max().clamp_min(1e-12)
+    taken = factorize(places, k)
+    strength = taken.weights/taken.weights.max().clamp_min(1e-12)           # from 0 to 1
+    small = strength.view(n, h, w, -1).permute(0, 3, 1, 2)
     size = ims.images.shape[1:3]
     large = nn.functional.interpolate(small, size=size, mode='bilinear')
     maps = explain(model, x, target, layer).normalized().resized(size).maps[layer].float().cpu().mean(0)
@@ -97,9 +101,7 @@ def cell_atlas(
     names = ims.classes[predicted], ims.classes[true]
     return CellAtlas(ims.images, names, mean_image, maps, large, taken.errors[-1])
 
-# %% ../nbs/engine/cells.ipynb #4239ce9c
-COLOURS = 'tab:orange', 'tab:blue', 'tab:green', 'tab:red', 'tab:purple', 'tab:cyan'
-
+# %% ../nbs/engine/cells.ipynb #e9cc571d
 def paint_parts(
     im:np.ndarray, # uint8 `(h, w, 3)`
     parts:torch.Tensor, # from 0 to 1, `(k, h, w)`
@@ -107,7 +109,7 @@ def paint_parts(
     "The image in grey, with the strongest part at each place in its colour"
     strength, which = parts.max(0)
     colours = np.array([mpl.colors.to_rgb(c) for c in COLOURS[:len(parts)]])[which.numpy()]*255
-    alpha = (.15+.65*strength.numpy())[..., None]
+    alpha = (.8*strength.numpy()**.5)[..., None]
     grey = im.mean(2, keepdims=True)
     return ((1-alpha)*grey + alpha*colours).round().astype(np.uint8)
 

@@ -47,7 +47,7 @@ def features(
                 x = normalize(images[i:i+bs], **stats).to(device)
                 model(x.contiguous(memory_format=torch.channels_last))
     finally: hook.remove()
-    return torch.cat(found)
+    return torch.cat([torch.zeros(0, head.in_features), *found])
 
 # %% ../nbs/engine/neighbours.ipynb #a64e4a1d
 Neighbour = namedtuple('Neighbour', 'position value') # in the gallery; a cosine, or an influence
@@ -69,7 +69,8 @@ def _best(values, k):
 
 def _cache_file(model, images, root):
     "Where the features of these images by these weights are kept"
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    about = repr((model, norm_stats(getattr(model, 'meta', {}))))
+    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes() + about.encode())
     for v in model.state_dict().values(): digest.update(v.cpu().numpy().tobytes())
     return Path(root)/f'features-{digest.hexdigest()[:16]}.npy'
 

@@ -34,7 +34,8 @@ class WatchCB(Callback):
         stats = learn.dls.valid.dataset.mean, learn.dls.valid.dataset.std
         self.x = normalize(ims.images[self.k], *stats)
         self.fixed = dict(labels=ims.labels, index=ims.index)
-        self.frames = _frames(self.path, learn.epoch) if learn.epoch and self.path.is_file() else []
+        before = _frames(self.path, learn.epoch) if learn.epoch and self.path.is_file() else []
+        self.frames = [f for f in before if len(f['target'])==len(self.k)]
 
     def before_epoch(self, learn): self.logits = []
     def after_batch(self, learn):
@@ -124,8 +125,8 @@ STORIES = dict(
     never=Story('never right', lambda seen: ~seen.right.any(0)))
 
 @patch
-def stories(self:Watched)->dict: # key in `STORIES` -> positions of the images, the most telling first
-    "Which images were learnt for good, learnt again, lost in the end, or never learnt"
+def stories(self:Watched)->dict: # key in `STORIES` -> positions of the images
+    "Which images have which story, those first whose true class's probability moved most"
     moved = np.abs(np.diff(self.true_probs, axis=0)).sum(0)
     found = {k: np.flatnonzero(story.of(self)) for k,story in STORIES.items()}
     return {k: at[(-moved[at]).argsort(kind='stable')] for k,at in found.items()}
