@@ -538,7 +538,8 @@ def near_html(
         image, label = ims[n.position]
         name = html.escape(ims.classes[label])
         return f'<figure>{img(image, name)}<figcaption>{name} {n.value:.2f}</figcaption></figure>'
-    rows = (f'<p>{titles[k]}</p><div>{"".join(map(figure, ns))}</div>' for k,ns in found.items())
+    rows = (f'<p>{titles[k]}</p><div class="cc-like">{"".join(map(figure, ns))}</div>'
+            for k,ns in found.items())
     return ''.join(rows)
 
 @patch
