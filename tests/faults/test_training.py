@@ -74,6 +74,16 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path,
         assert same(read(folder), unbroken)
     tried('SIGKILL at a random moment of training', kills, 'nothing (the same bits)', f'{runs} runs')
 
+def test_a_damaged_film_stops_no_run(tmp_path, tried):
+    from cifar_cam.watch import WatchCB
+    learn, watch = learner(), WatchCB(tmp_path, images=4)
+    learn.epoch = 1
+    for damage in (b'', b'no film', b'PK\x03\x04 no film'):
+        watch.path.write_bytes(damage)
+        with pytest.warns(UserWarning, match='watched.npz is damaged: .*; what was watched before epoch 2 is lost') as said: watch.before_fit(learn)
+        assert watch.frames==[]
+    tried('the film of a run is damaged', 3, 'the film so far', said[0].message)
+
 def test_workers_change_nothing(unbroken, tried):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
