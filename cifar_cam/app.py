@@ -185,6 +185,10 @@ class App:
         self.number = control(W.Text, 'number', description='number', placeholder='go to',
                               continuous_update=False)
         self.index = control(W.IntSlider, 'index', description='image', readout=False)
+        epochs = getattr(explorer, 'epochs', None)                # of a film
+        self.epoch = control(W.SelectionSlider, 'epoch', options=epochs or [0], description='epoch',
+                             value=explorer.epoch if epochs else 0)
+        self.epoch.layout.display = '' if epochs else 'none'
         self.prev = button('prev', '◀', 'previous image', partial(self.step, -1))
         self.next = button('next', '▶', 'next image', partial(self.step, 1))
         self.play = control(W.ToggleButton, 'play', description='play', tooltip='go on by itself')
@@ -220,7 +224,7 @@ def arranged(self:App)->W.Box:
     panels = [W.VBox([self.matrix, self.shared_parts]), self.near, colours]
     self.more = W.Accordion(panels, titles=titles)
     app = box('app', hidden, self.caption,
-        box('left', self.picture, box('row', self.prev, self.next, self.play, self.index)),
+        box('left', self.picture, box('row', self.prev, self.next, self.play, self.index), self.epoch),
         box('right', look['layer'], box('facts', self.probs, self.plain)),
         box('row', *self.thumbs, self.chip),
         box('row', look['target'], look['method'], self.stop, look['alpha']), self.about,
@@ -236,7 +240,7 @@ def listen(self:App):
     for w in self.which.values(): w.observe(self.choose, 'value')
     for w in self.look.values(): w.observe(self.changed, 'value')
     moves = {self.index: self.moved, self.number: self.find, self.upload: self.uploaded,
-             self.play: self.playing, self.clicked: self.cell_clicked}
+             self.play: self.playing, self.clicked: self.cell_clicked, self.epoch: self.another_epoch}
     for w,act in moves.items(): w.observe(act, 'value')
     self.more.observe(self.show_near, 'selected_index')
 
@@ -372,6 +376,13 @@ def event_loop():
 def moved(self:App, change=None):
     "Another image is looked at"
     self.own, self.note = None, ''
+    self.changed()
+
+@patch
+def another_epoch(self:App, change=None):
+    "See the same image of a film as it was after another epoch"
+    self.explorer.epoch = self.epoch.value
+    self.matrix.value = matrix(self.explorer)
     self.changed()
 
 @patch
@@ -573,7 +584,11 @@ def show_parts(self:App):
     if not names or names[0]==names[1]:
         self.shared_parts.value = ''
         return
-    picture = draw_cell(self.explorer.cell(*names))._repr_mimebundle_()[0]['image/png']
+    try: atlas = self.explorer.cell(*names)
+    except ValueError as error:
+        self.shared_parts.value = f'<p role="alert">{html.escape(str(error))}</p>'
+        return
+    picture = draw_cell(atlas)._repr_mimebundle_()[0]['image/png']
     alt = html.escape(f'what images of {names[0]} predicted as {names[1]} have in common')
     about = ('Above: their mean, and where the network looks on average for either class. '
              'Below: the images, and the parts that they share, each in a colour.')

@@ -69,7 +69,7 @@ def ece_interval(
 )->tuple: # low and high end of the central 95 %
     "How far the calibration error depends on the choice of images, by the bootstrap"
     at, confidence, right = _binned(ev, bins)
-    gaps = torch.zeros(len(ev), bins, dtype=torch.double)       # a row for each image: its gap in its bin
+    gaps = torch.zeros(len(ev), bins, dtype=torch.double)    # a row for each image: its gap in its bin
     gaps[range(len(ev)), at] = right-confidence
     g, found = torch.Generator().manual_seed(seed), []
     for _ in range(draws):

@@ -16,7 +16,7 @@ from torch import nn
 from .core import eval_mode
 from .data import ImageSet, norm_stats, normalize
 from .gradcam import explain
-from .viz import Figure, overlay_cam, show_image
+from .viz import Figure, overlay_cam, printable, show_image
 
 # %% ../nbs/engine/cells.ipynb #d909f3ca
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def show_cell(
     if fig is None: fig = Figure(figsize=(most*.95+.1, 3.5), layout='constrained')
     above, below = fig.subfigures(2, 1, height_ratios=(1.15, 2))
     predicted, true = atlas.classes
-    tops = ['mean picture', f'for {predicted}', f'for {true}']
+    tops = ['mean picture', printable(f'for {predicted}'), printable(f'for {true}')]
     pictures = [atlas.mean_image, *(overlay_cam(atlas.mean_image, m) for m in atlas.mean_maps)]
     for ax,im,title in zip(above.subplots(1, most), pictures, tops): show_image(im, ax, title)
     for column,im,parts in zip(below.subplots(2, most).T, atlas.images, atlas.parts):

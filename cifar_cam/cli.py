@@ -194,11 +194,14 @@ def explore(
     no_browser:bool=False, # only print the address
     html:str=None, # write 25 mistakes and 25 right answers into this page, and serve nothing
     live:str=None, # serve this folder, with the network in a page; it is written if it is not there
+    run:str=None, # step through the epochs of the run in this folder, instead of weights
 ):
     "Step through images, layers and classes in the browser."
+    given = [f'--{k}' for k,v in dict(html=html, live=live, run=run).items() if v]
+    if len(given)>1: raise ValueError(f'choose one of {" and ".join(given)}')
     if live: return _serve_live(Path(live), weights, data, port, not no_browser, host)
     from cifar_cam.server import serve
-    if html is None: return serve(weights, data, port, not no_browser, host)
+    if html is None: return serve(weights, data, port, not no_browser, host, run)
     from cifar_cam.data import load_images
     from cifar_cam.explorer import Explorer
     from cifar_cam.model import load_model

@@ -283,7 +283,8 @@ def _write_weights(run, learn, ims):
 
 def _watch(run, learn):
     "The callback that watches the held-out images, where there are some, and one process sees them all"
-    return [WatchCB(run)] if len(learn.dls.valid.dataset) and world_size()==1 else []
+    stages = all(hasattr(learn.model, k) for k in STAGES)
+    return [WatchCB(run)] if stages and len(learn.dls.valid.dataset) and world_size()==1 else []
 
 def train_run(
     run:Path, # folder of the run

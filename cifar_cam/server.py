@@ -17,6 +17,7 @@ from fastcore.nbio import mk_cell, new_nb, write_nb
 from .core import absolute_source
 from .data import load_images
 from .explorer import Explorer
+from .film import Film
 from .model import SHIPPED, load_model
 from .sources import SOURCES
 
@@ -86,8 +87,9 @@ def _voila(host):
     return Server, Kernels
 
 # %% ../nbs/engine/server.ipynb #a0c51e62
-def _code(weights, data):
+def _code(weights, data, run=None):
     "The one cell of the notebook that is served"
+    if run: return f'from cifar_cam.film import Film\nFilm({absolute_source(run, ())!r})'
     weights, data = absolute_source(weights, SHIPPED), absolute_source(data, SOURCES)
     return f"""from cifar_cam.data import load_images
 from cifar_cam.explorer import Explorer
@@ -122,6 +124,7 @@ def serve(
     port:int=0, # 0: a free one
     browser:bool=True, # open it there
     host:str='127.0.0.1', # address to listen on; any other lets those use it who can reach that
+    run:str=None, # folder of a run, whose film is served instead
 ): # raises `ValueError` for an impossible choice, and `RuntimeError` if it cannot be served there
     "Serve the explorer as a web application until interrupted"
     if not find_spec('voila'):
@@ -129,10 +132,12 @@ def serve(
     if not 0<=port<=65535: raise ValueError(f'port must be from 0 to 65535, not {port}')
     if not host.strip(): raise ValueError('host must be an address of this machine, such as 127.0.0.1, '
                                           f'or 0.0.0.0 for all of them, not {host!r}')
-    Explorer(load_model(weights), load_images(data, 'test')) # refused here, and not in the browser
+    if run: Film(run)                                        # refused here, and not in the browser
+    else: Explorer(load_model(weights), load_images(data, 'test'))
     port = _free_port(host, port)
     server, kernels = _voila(host)
     kernel = dict(name='python3', language='python', display_name='Python 3')
     with TemporaryDirectory() as d:
-        write_nb(new_nb([mk_cell(_code(weights, data))], dict(kernelspec=kernel)), f'{d}/explorer.ipynb')
+        page = new_nb([mk_cell(_code(weights, data, run))], dict(kernelspec=kernel))
+        write_nb(page, f'{d}/explorer.ipynb')
         server.launch_instance([f'{d}/explorer.ipynb'], config=_settings(host, port, browser, kernels))

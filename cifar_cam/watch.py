@@ -20,7 +20,7 @@ from .data import normalize
 from .gradcam import CamResult, explain
 from .model import STAGES
 from .train import Callback
-from .viz import Figure, overlay_cam, show_image
+from .viz import Figure, overlay_cam, printable, show_image
 
 # %% ../nbs/engine/watch.ipynb #726703de
 class WatchCB(Callback):
@@ -161,7 +161,7 @@ def show_film(
     if fig is None: fig = Figure(figsize=(.95*(len(steps)+1), 1.05*len(layers)+.4), layout='constrained')
     axs = fig.subplots(len(layers), len(steps)+1, squeeze=False)
     for row,k in zip(axs, layers):
-        show_image(image, row[0], classes[seen.labels[at]] if k==layers[0] else None)
+        show_image(image, row[0], printable(classes[seen.labels[at]]) if k==layers[0] else None)
         for ax,e in zip(row[1:], steps):
             cam = seen.looks[e][at:at+1].normalized().resized(size).maps[k][0, 1]
             show_image(overlay_cam(big, cam), ax, _said(seen, e, at, classes) if k==layers[0] else None)
@@ -170,4 +170,4 @@ def show_film(
 def _said(seen, e, at, classes):
     "Epoch, what the network said, and how sure it was of the true class"
     said, sure = classes[seen.logits[e, at].argmax()], seen.true_probs[e, at]
-    return f'epoch {seen.epochs[e]}\n{said}\ntrue {sure:.0%}'
+    return printable(f'epoch {seen.epochs[e]}\n{said}\ntrue {sure:.0%}')

@@ -101,7 +101,7 @@ def test_memory_that_runs_out_is_one_line(capsys, monkeypatch):
     assert said(capsys, 'report', 'somewhere')==(1, '', 'cifar-cam: out of memory\n')
 
 def test_a_result_is_not_lost_for_a_sign_that_the_terminal_lacks(monkeypatch):
-    metrics = dict(accuracy=.9, plus_minus=.02, loss=.5, images=1000, source='x')
+    metrics = dict(accuracy=.9, plus_minus=.02, loss=.5, images=1000, source='x', temperature=1., calibration_error=[.1, .08, .12])
     monkeypatch.setattr('cifar_cam.runs.measure', lambda *args: (None, None, metrics))
     monkeypatch.setattr(sys, 'stdout', out := io.TextIOWrapper(io.BytesIO(), encoding='ascii'))
     assert cli.main(['evaluate'])==0
