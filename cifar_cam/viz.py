@@ -211,10 +211,10 @@ def plot_reliability(
 ): # the axis
     "Draw how often predictions are right, by their confidence"
     ax, n = _ax(ax, (3.4, 3)), len(found.counts)
-    shares = found.counts/found.counts.sum()
+    shares, heights = found.counts/found.counts.sum(), found.accuracy.nan_to_num().numpy()
     left = np.arange(n)/n
     colours = [(*mpl.colors.to_rgb('tab:blue'), .25+.75*min(1., 4*s)) for s in shares.tolist()]
-    ax.bar(left, found.accuracy.nan_to_num(), 1/n, align='edge', color=colours, edgecolor='w', lw=.5)
+    ax.bar(left, heights, 1/n, align='edge', color=colours, edgecolor='w', lw=.5)
     ax.plot((0, 1), (0, 1), 'k--', lw=1)
     ax.set(xlabel='confidence', ylabel='share that is right', xlim=(0, 1), ylim=(0, 1.02))
     ax.set_title(f'mean gap {found.ece:.1%}', fontsize=9)

@@ -107,6 +107,11 @@ def test_a_result_is_not_lost_for_a_sign_that_the_terminal_lacks(monkeypatch):
     assert cli.main(['evaluate'])==0
     assert b'accuracy 90.00%' in out.buffer.getvalue()
 
+def test_a_film_is_opened_alone_and_only_where_there_is_one(capsys, tmp_path):
+    assert said(capsys, 'explore', '--run', tmp_path, '--html', tmp_path/'x.html')==(2, '', 'cifar-cam: choose one of --html and --run\n')
+    code, _, text = said(capsys, 'explore', '--run', tmp_path, '--no-browser')
+    assert (code, 'nothing was watched in' in text, list(tmp_path.iterdir()))==(2, True, [])
+
 def test_options_beside_resume_are_refused_by_name(capsys, tmp_path):
     code, _, text = said(capsys, 'train', '--resume', tmp_path, '--data', 'sample', '--seed', 3, '--dry-run')
     assert code==2 and '--data, --seed, --dry-run: for a new run' in text
