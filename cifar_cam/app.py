@@ -262,8 +262,9 @@ def choose(self:App, change=None):
     self.at, self.own, self.note = self.explorer.positions(**choice), None, ''
     self.index.value, self.index.max = 0, max(0, len(self.at)-1)
     self.show_cell()
+    self.shared_parts.value = ''
     if not len(self.at):
-        for w in (self.picture, self.plain, self.pictures, self.probs): w.value = ''
+        for w in (self.picture, self.plain, self.pictures, self.probs, self.near): w.value = ''
     self.changed()
 
 @patch
@@ -278,7 +279,6 @@ def show_cell(self:App):
     self.chip.layout.display = '' if self.cell else 'none'
     where = f'[data-cell="{self.cell[0]},{self.cell[1]}"]' if self.cell else '.cc-none'
     self.mark.value = f'<style>.{self.id} {where} {{ outline: 3px solid var(--cc-here) }}</style>'
-    self.show_parts()
 
 @patch
 def pick(self:App, cell=None):
@@ -383,7 +383,8 @@ def another_epoch(self:App, change=None):
     "See the same image of a film as it was after another epoch"
     self.explorer.epoch = self.epoch.value
     self.matrix.value = matrix(self.explorer)
-    self.changed()
+    if self.cell or self.which['show'].value!='all': self.choose()
+    else: self.changed()
 
 @patch
 def changed(self:App, change=None):
@@ -500,7 +501,9 @@ def stop_job(self:App):
 def refuse(self:App, error, dim=False):
     "Say what cannot be; `dim` pictures that show something else, or else say it until the next move"
     self.caption.value = f'<b role="alert">{html.escape(str(error))}</b> '
-    if dim: self.widget.add_class('cc-dim')
+    if dim:
+        self.widget.add_class('cc-dim')
+        self.near.value = ''
     else: self.note = self.caption.value
 
 # %% ../nbs/engine/app.ipynb #a0c51e39
@@ -515,7 +518,9 @@ def show(self:App, left=()):
     self.plain.value = img(v.image, 'the image itself')
     self.look['alpha'].disabled = self.look['cmap'].disabled = len(v.explained)>1
     self.show_buttons(v, left)
-    if not left: self.show_near()
+    if not left:
+        self.show_near()
+        self.show_parts()
     self.widget.remove_class('cc-dim')
 
 @patch
@@ -557,6 +562,7 @@ def near_html(
 def show_near(self:App, change=None):
     "Show the training images like this one, if their panel is open"
     if self.more.selected_index!=LIKE or self.looking is not None: return
+    if self.job is not None or self.own is None and not len(self.at): return
     loop, e = event_loop(), self.explorer
     if e._gallery is None and loop is not None:
         self.near.value = '<p role="status">looking at the training images, up to a minute…</p>'
@@ -571,19 +577,18 @@ def look_at_all(self:App, loop):
     def done():
         self.looking = None
         self.show_near()
+    def failed(error):
+        self.looking = None
+        self.near.value = f'<p role="alert">{html.escape(str(error))}</p>'
     try: self.explorer.gallery
-    except ValueError as error:
-        text = f'<p role="alert">{html.escape(str(error))}</p>'
-        return loop.call_soon_threadsafe(setattr, self.near, 'value', text)
-    loop.call_soon_threadsafe(done)
+    except Exception as error: loop.call_soon_threadsafe(failed, error) # the thread would lose it
+    else: loop.call_soon_threadsafe(done)
 
 @patch
 def show_parts(self:App):
-    "Show what the images of the chosen cell have in common, if they are mistakes"
+    "Show what the images of the chosen cell have in common, once, if they are mistakes"
     names = self.cell_names()
-    if not names or names[0]==names[1]:
-        self.shared_parts.value = ''
-        return
+    if not names or names[0]==names[1] or self.shared_parts.value: return
     try: atlas = self.explorer.cell(*names)
     except ValueError as error:
         self.shared_parts.value = f'<p role="alert">{html.escape(str(error))}</p>'

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifar_cam.core import (eval_mode, is_main, progress_bar, rank, reading, temperature_of, world_size,
-    write_file)
+from .core import (changes, eval_mode, is_main, progress_bar, rank, reading, temperature_of,
+    world_size, write_file)
 from .gradcam import CamResult, explain
 from .model import STAGES
 from .runs import PATIENCE, new_run
@@ -90,7 +90,7 @@ def _start(out, plan):
     if not note.exists():
         new_run('maps', out)
         write_file(note, json.dumps(plan).encode())
-    elif json.loads(note.read_text())!=plan:
+    elif changes(json.loads(note.read_text()), plan):
         raise ValueError(f'{out} holds the maps of something else (another network, method, target, '
                          'layers or images): choose another folder')
 

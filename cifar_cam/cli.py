@@ -153,9 +153,9 @@ def evaluate(
     from cifar_cam.runs import measure
     m = measure(weights, data, split, tta or 'one')[-1]
     print(_accuracy(m, split, f', loss {m["loss"]:.4f}'))
-    if tta: print(f'{_percent(m["tta"])} with test-time augmentation ({tta})')
+    if 'tta' in m: print(f'{_percent(m["tta"])} with test-time augmentation ({tta})')
     error, *ends = m['calibration_error']
-    print(f'calibration error {error:.1%} (95 % interval {ends[0]:.1%} to {ends[1]:.1%}), '
+    print(f'calibration error {error:.1%} ({ends[0]:.1%} to {ends[1]:.1%} by the bootstrap), '
           f'at a temperature of {m["temperature"]:.3f}')
     if out: Path(out).write_text(json.dumps(m, indent=1, allow_nan=False))
 

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 
 from .cells import cell_atlas
 from .core import ASSETS, choose, eval_mode, temperature_of
-from .data import CIFAR_MEAN, CIFAR_STD, check_classes, load_images, normalize, people
+from .data import check_classes, load_images, norm_stats, normalize, people
 from .gradcam import METHODS, CamResult, default_layers, explain
 from .methods import NoMap
 from .model import load_model
@@ -36,12 +36,12 @@ class Explorer:
         imageset=None, # an `ImageSet` of the model's classes; `None`: the sample's test images
         layers:list=None, # layers to offer; `None`: `default_layers`
         keep:int=512, # how many computed results are kept
-        among=None, # an `ImageSet` in which to look for neighbours; `None`: the sample's training images
+        among='sample', # where to look for neighbours: an `ImageSet`, or a source for its train split
     ): # raises `ValueError` for other classes than the model's
         self.model = load_model() if model is None else model
         self.ims = load_images('sample', 'test') if imageset is None else imageset
         meta = getattr(self.model, 'meta', {})
-        self.mean, self.std = meta.get('mean') or CIFAR_MEAN, meta.get('std') or CIFAR_STD
+        self.mean, self.std = norm_stats(meta).values()
         self.temperature = temperature_of(self.model)           # of the probabilities that are shown
         self.people = people(self.ims)                          # what was said to doubted labels
         self.device = next(self.model.parameters()).device
@@ -269,8 +269,8 @@ def names(self:Explorer, classes)->str:
 def gallery(self:Explorer)->object: # a `Gallery`; raises `ValueError` if there are no such images
     "The training images as the network sees them; made when first asked for"
     if self._gallery is None:
-        among = training_images() if self.among is None else self.among
-        if among.classes!=self.ims.classes:
+        among = training_images(self.among) if isinstance(self.among, str) else self.among
+        if among is None or among.classes!=self.ims.classes:
             names = ', '.join(self.ims.classes)
             raise ValueError(f'there are no training images of the classes {names}')
         self._gallery = make_gallery(copy.deepcopy(self.model), among)
@@ -284,7 +284,7 @@ def near(self:Explorer,
     "Training images like this one, and those that speak for what is predicted"
     found, s = self.gallery, self.subject(index)
     with self._lock: h = features(self.model, s.image[None], progress=False)[0]
-    return dict(similar=found.similar(h, k), influential=found.influential(h, s.predicted, k))
+    return found.near(h, s.predicted, k)
 
 @patch
 def cell(self:Explorer,
@@ -295,7 +295,8 @@ def cell(self:Explorer,
     "What the images of a cell of the confusion matrix have in common"
     at = self.positions(true=true, predicted=predicted, order='confidence')[:most]
     if not len(at): raise ValueError(f'no {true} is predicted as {predicted}')
-    with self._lock: return cell_atlas(self.model, self.ims[at], self.ims.classes.index(predicted))
+    with self._lock: return cell_atlas(self.model, self.ims[at], self.ims.classes.index(predicted),
+                                     layer=self.layers[-1])
 
 # %% ../nbs/05_explorer.ipynb #fd4a7eac
 class Page(str):

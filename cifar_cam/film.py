@@ -5,20 +5,16 @@
 # %% auto #0
 __all__ = ['Film']
 
-# %% ../nbs/engine/film.ipynb #6675e6f3
-from collections import OrderedDict
-from pathlib import Path
-from threading import RLock
-
+# %% ../nbs/engine/film.ipynb #b793061b
 import numpy as np
 from fastcore.basics import patch
 from torch import nn
 
-from .data import load_images, people
+from .data import load_images
 from .explorer import Explorer
 from .methods import NoMap
 from .model import STAGES
-from .recipes import load_recipe
+from .runs import check_fingerprint, read_recipe
 from .watch import load_watched
 
 # %% ../nbs/engine/film.ipynb #262ded40
@@ -27,15 +23,14 @@ class Film(Explorer):
     def __init__(self,
         run, # folder of a run that was watched
     ): # raises `FileNotFoundError`, or `ValueError` if the file is damaged or the data have changed
-        self.seen, (recipe, about) = load_watched(run), load_recipe(Path(run)/'recipe.json')
-        held = load_images(about['data'], 'train').split(recipe.valid_pct, recipe.seed)[1]
-        if not np.array_equal(held.index, self.seen.index):
-            raise ValueError(f'{run} has watched other images than {about["data"]} holds now')
+        self.seen, (recipe, about) = load_watched(run), read_recipe(run)
+        ims = load_images(about['data'], 'train')
+        check_fingerprint(about.get('fingerprint'), ims, run)
+        held = ims.split(recipe.valid_pct, recipe.seed)[1]
         self.ims, self.layers = held[:len(self.seen.looks[0])], list(STAGES)
         self.epochs = self.seen.epochs.tolist()
         self.epoch, self.model = self.epochs[-1], nn.Identity()          # there is no network
-        self.temperature, self.people = 1., people(self.ims)
-        self.keep, self._kept, self._lock = 512, OrderedDict(), RLock()
+        self.temperature, self.people, self._kept = 1., {}, {}           # people judged test images
         self._app = self._gallery = None
 
     @property
@@ -45,6 +40,7 @@ class Film(Explorer):
     @property
     def gallery(self): raise ValueError('a film holds no network that could look for neighbours')
     def cell(self, *args): raise ValueError('a film holds no network that could look for parts')
+    def page(self, *args, **kw): raise ValueError('a film cannot be made into a page')
 
 # %% ../nbs/engine/film.ipynb #27c10b27
 @patch

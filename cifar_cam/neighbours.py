@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Neighbour', 'MOST', 'last_linear', 'features', 'Gallery', 'gallery', 'neighbours', 'training_images']
 
-# %% ../nbs/engine/neighbours.ipynb #f709feff
-import copy, hashlib, io, warnings
+# %% ../nbs/engine/neighbours.ipynb #ead25bef
+import copy, hashlib, os, warnings
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from torch import nn
 
-from .core import eval_mode, progress_bar, write_file
+from .core import eval_mode, progress_bar
 from .data import ImageSet, load_images, norm_stats, normalize
 
 # %% ../nbs/engine/neighbours.ipynb #0619bb5f
@@ -81,10 +81,11 @@ def _read(path, shape):
     return found if (found.shape, found.dtype)==(shape, np.float16) else None
 
 def _write(path, found):
-    np.save(out := io.BytesIO(), found)
+    part = path.with_suffix(f'.{os.getpid()}.npy')              # several processes may write it at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, out.getvalue())
+        np.save(part, found)
+        part.replace(path)
     except OSError as e: warnings.warn(f'could not keep the features in {path.parent} ({e})')
 
 # %% ../nbs/engine/neighbours.ipynb #0c00c246
@@ -137,7 +138,16 @@ def influential(self:Gallery,
     "Images that speak for an answer"
     return _best(self.influence(h, answer), k)
 
-# %% ../nbs/engine/neighbours.ipynb #3e254bb6
+# %% ../nbs/engine/neighbours.ipynb #15f06193
+@patch
+def near(self:Gallery,
+    h:torch.Tensor, # features of one image, `(d,)`
+    answer:int, # number of the class that is predicted for it
+    k:int=6, # how many of each
+)->dict: # `similar` and `influential`: `Neighbour`s
+    "Similar images, and those that speak for an answer"
+    return dict(similar=self.similar(h, k), influential=self.influential(h, answer, k))
+
 def neighbours(
     model:nn.Module, # a classifier that ends in a linear layer
     image:np.ndarray, # uint8 `(h, w, 3)`
@@ -147,7 +157,7 @@ def neighbours(
     "Images that a network takes for similar, and those that speak for what it predicts"
     found, h = gallery(model, imageset), features(model, image[None], progress=False)[0]
     with torch.no_grad(): predicted = int(found.head(h).argmax())
-    return dict(similar=found.similar(h, k), influential=found.influential(h, predicted, k))
+    return found.near(h, predicted, k)
 
 # %% ../nbs/engine/neighbours.ipynb #f35359e5
 MOST = 2000 # images to look among, where a page must be ready soon

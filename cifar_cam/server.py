@@ -94,8 +94,7 @@ def _code(weights, data, run=None):
     return f"""from cifar_cam.data import load_images
 from cifar_cam.explorer import Explorer
 from cifar_cam.model import load_model
-from cifar_cam.neighbours import training_images
-Explorer(load_model({weights!r}), load_images({data!r}, "test"), among=training_images({data!r}))"""
+Explorer(load_model({weights!r}), load_images({data!r}, "test"), among={data!r})"""
 
 def _settings(host, port, browser, kernels):
     "Voila's configuration"

@@ -9,6 +9,7 @@ __all__ = ['Story', 'STORIES', 'WatchCB', 'Watched', 'load_watched', 'plot_carto
 import io, warnings
 from collections import namedtuple
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +82,9 @@ class Watched:
     def __repr__(self):
         n, maps = len(self.labels), len(self.looks[-1])
         return f'{n:,} images over {len(self.epochs)} epochs, {maps} of them with maps'
-    @property
+    @cached_property
     def probs(self): return self.logits.softmax(-1).numpy()                            # (e, n, classes)
-    @property
+    @cached_property
     def true_probs(self): return self.probs[:, np.arange(len(self.labels)), self.labels]   # (e, n)
     @property
     def right(self): return self.logits.argmax(-1).numpy()==self.labels                # bool (e, n)
