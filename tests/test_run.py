@@ -96,6 +96,10 @@ def test_a_network_for_all_of_cifar10_is_measured_on_both_test_splits(tmp_path, 
         assert abs(measured['accuracy']-right.mean())<1e-6 and measured['images']==60
     page = write_report(tmp_path, 1).read_text()
     assert all(f'on 60 test images, {source}' in page for source in ('lossless sample', 'CIFAR-10 as JPEG'))
+    assert 'by the bootstrap' in page
+    new = 'temperature', 'calibration_error', 'uncalibrated_error'             # which a run of an older version has not
+    (tmp_path/'metrics.json').write_text(json.dumps({k: v for k,v in m.items() if k not in new}))
+    assert 'by the bootstrap' not in write_report(tmp_path, 1).read_text()
 
 def fitted_by_a_grid(run):
     "The temperature with the lowest loss on the held-out images, in steps of a hundredth"
