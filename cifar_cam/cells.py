@@ -16,6 +16,7 @@ from torch import nn
 from .core import eval_mode
 from .data import ImageSet, norm_stats, normalize
 from .gradcam import explain
+from .layers import find_layers, hooked
 from .viz import Figure, overlay_cam, printable, show_image
 
 # %% ../nbs/engine/cells.ipynb #d909f3ca
@@ -66,11 +67,8 @@ def activations(
 )->torch.Tensor: # what the layer gives
     "The output of a layer"
     kept = []
-    def keep(m, args, out): kept.append(out.detach().clone())
-    hook = model.get_submodule(layer).register_forward_hook(keep)
-    try:
-        with eval_mode(model), torch.no_grad(): model(x)
-    finally: hook.remove()
+    def keep(name, m, args, out): kept.append(out.clone())
+    with eval_mode(model), torch.no_grad(), hooked(find_layers(model, [layer]), keep): model(x)
     return kept[0]
 
 # %% ../nbs/engine/cells.ipynb #064db19c

@@ -6,7 +6,7 @@
 __all__ = ['Neighbour', 'MOST', 'last_linear', 'features', 'Gallery', 'gallery', 'neighbours', 'training_images']
 
 # %% ../nbs/engine/neighbours.ipynb #ead25bef
-import copy, hashlib, os, warnings
+import copy, hashlib
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from torch import nn
 
-from .core import eval_mode, progress_bar
+from .core import eval_mode, progress_bar, write_cache
 from .data import ImageSet, load_images, norm_stats, normalize
+from .layers import hooked
 
 # %% ../nbs/engine/neighbours.ipynb #0619bb5f
 def last_linear(
@@ -39,14 +40,12 @@ def features(
     "What the last layer is given for each image"
     head, found = last_linear(model), []
     device, stats = head.weight.device, norm_stats(getattr(model, 'meta', {}))
-    hook = head.register_forward_pre_hook(lambda m, args: found.append(args[0].float().cpu()))
-    try:
-        with eval_mode(model):
-            batches = range(0, len(images), bs)
-            for i in progress_bar(batches, show=progress, desc='features', unit='batch', leave=False):
-                x = normalize(images[i:i+bs], **stats).to(device)
-                model(x.contiguous(memory_format=torch.channels_last))
-    finally: hook.remove()
+    def keep(name, m, args, out): found.append(args[0].float().cpu())
+    with eval_mode(model), hooked(dict(head=head), keep):
+        batches = range(0, len(images), bs)
+        for i in progress_bar(batches, show=progress, desc='features', unit='batch', leave=False):
+            x = normalize(images[i:i+bs], **stats).to(device)
+            model(x.contiguous(memory_format=torch.channels_last))
     return torch.cat([torch.zeros(0, head.in_features), *found])
 
 # %% ../nbs/engine/neighbours.ipynb #a64e4a1d
@@ -80,14 +79,6 @@ def _read(path, shape):
     except (OSError, ValueError, EOFError): return None
     return found if (found.shape, found.dtype)==(shape, np.float16) else None
 
-def _write(path, found):
-    part = path.with_suffix(f'.{os.getpid()}.npy')              # several processes may write it at once
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(part, found)
-        part.replace(path)
-    except OSError as e: warnings.warn(f'could not keep the features in {path.parent} ({e})')
-
 # %% ../nbs/engine/neighbours.ipynb #0c00c246
 def gallery(
     model:nn.Module, # a classifier that ends in a linear layer, on any device
@@ -102,7 +93,7 @@ def gallery(
     known = _read(path, (len(ims), head.in_features))
     if known is None:
         known = features(model, ims.images).half().numpy()
-        _write(path, known)
+        write_cache(path, lambda f: np.save(f, known))
     return Gallery(ims, torch.from_numpy(known).float(), copy.deepcopy(head).cpu().float())
 
 # %% ../nbs/engine/neighbours.ipynb #43f5b0b4

@@ -21,7 +21,7 @@ from lzma import LZMAError
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tokenize import TokenError
 
-from .core import ASSETS, progress_bar
+from .core import ASSETS, progress_bar, write_cache
 
 # %% ../nbs/engine/sources.ipynb #499d75a5
 SPLITS = ('train', 'test')
@@ -314,13 +314,8 @@ def _read_cache(cache):
     return Loaded(images, labels, tuple(classes.tolist()) or None, None, '')
 
 def _write_cache(cache, found):
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_suffix(f'.{os.getpid()}.part')
-        with part.open('wb') as f:
-            np.savez(f, images=found.images, labels=found.labels, classes=np.array(found.classes or ()))
-        part.replace(cache)
-    except OSError as e: warnings.warn(f'could not keep a cache in {cache.parent} ({e})')
+    arrays = dict(images=found.images, labels=found.labels, classes=np.array(found.classes or ()))
+    write_cache(cache, lambda f: np.savez(f, **arrays))
 
 # %% ../nbs/engine/sources.ipynb #e2355ff5
 def _cached(read, path, split, root, size):
