@@ -19,7 +19,7 @@ from torch import nn
 
 from .core import choose, md_table, progress_bar, reading, write_file
 from .gradcam import METHODS, class_numbers, explain
-from .layers import check_logits, visit
+from .layers import check_logits, logits_of, visit
 
 # %% ../nbs/07_faithfulness.ipynb #5e2b4aea
 def _no_nan(maps):
@@ -57,8 +57,9 @@ def _same_size(maps, x):
 
 def _probs(model, x, target):
     "Probability `(n,)` of the class `target`, an int or `(n,)`"
-    with visit(model) as model, torch.no_grad(): z = model(x.clone())
-    check_logits(z, x)
+    with visit(model) as model, torch.no_grad(): z = logits_of(model(x.clone()))
+    check_logits(z, len(x))
+    if z.shape[1]==1: raise ValueError('a model with one logit gives no probabilities of classes')
     t = class_numbers(z, target)
     if target is None or t.ndim>1:
         given = None if target is None else tuple(t.shape)

@@ -10,7 +10,8 @@ from torchvision.models.resnet import Bottleneck
 from cifar_cam import faithfulness
 from cifar_cam.faithfulness import average_drop, compare_methods, deletion, fill_in, insertion, on_mark, road, sanity_check, spearman
 from cifar_cam.export import Folded, fold
-from cifar_cam.gradcam import Taps, cam_layers, explain, last_of_each_size
+from cifar_cam.gradcam import Taps, cam_layers, explain
+from cifar_cam.layers import last_of_each_size
 from cifar_cam.model import resnet18
 
 METHODS = 'gradcam', 'ablationcam', 'random'
@@ -350,13 +351,12 @@ class Ends(nn.Module):
 def refusals():
     m, x = small(), images()
     maps = torch.rand(3, 12, 12)
-    return {"by its dotted name, not as a module: this Conv2d is 'conv2'": lambda: explain(m, x, layers=m.conv2),
-            "this Sequential is '0'": lambda: explain(nn.Sequential(m), x, layers=[m]),
-            'this Conv2d is no part of the model': lambda: explain(m, x, layers=[nn.Conv2d(3, 3, 1)]),
+    return {"layer '0' is not spatial": lambda: explain(nn.Sequential(m), x, layers=[m]),
+            'Conv2d is no layer of the model': lambda: explain(m, x, layers=[nn.Conv2d(3, 3, 1)]),
             r"unknown layer 'conv3'; did you mean conv\d or conv\d\?; 5 layers have maps": lambda: explain(m, x, layers='conv3'),
             r'`reshape` fails at layer .bn., it gives \(3, 6, 12, 12\): IndexError: tuple index': lambda: explain(m, x, layers='bn', reshape=lambda o: o.view(o.shape[7])),
             'of which `reshape` makes no': lambda: explain(m, x, layers='bn', reshape=lambda o: o.flatten(1)),
-            r'gives \(3,\) of torch.int64, not logits': lambda: explain(Ends(lambda z: z.argmax(1)), x, layers='net.bn'),
+            r'gives \(3, 1\) of torch.int64, not logits': lambda: explain(Ends(lambda z: z.argmax(1)), x, layers='net.bn'),
             r'gives \(3, 3\) of torch.int64, not logits': lambda: explain(Ends(lambda z: z.long()), x, layers='net.bn'),
             'gradient is cut on the way': lambda: explain(Ends(lambda z: z.detach()), x, layers='net.bn'),
             'gives tuple, not logits': lambda: explain(Ends(lambda z: (z, z)), x, layers='net.bn'),
