@@ -193,9 +193,12 @@ def _scorers(logits, target, n_rivals):
     return t, [partial(_of_class, c, rivals(c)) for c in columns]
 
 # %% ../nbs/03_gradcam.ipynb #4ad2bb5d
-def _names(model, x, layers, reshape):
+def _names(model, inputs, layers, reshape, target):
     "The layers to explain, each once"
-    if layers is None: return default_layers(model, x, reshape)
+    if layers is None:
+        rows = torch.arange(len(inputs[0]), device=inputs[0].device)
+        score = partial(_of_function, target, _takes_rows(target), rows=rows) if callable(target) else None
+        return default_layers(model, inputs, reshape, score)
     if isinstance(layers, (str, nn.Module)): layers = [layers]
     names = [layer_name(model, l) for l in layers]
     if not names: raise ValueError('no layers were asked for')
@@ -309,7 +312,7 @@ def explain(
                          f'not {smooth}, {noise} and {bs}')
     with visit(model, frozen=not graph) as model:  # in evaluation mode, with gradients; afterwards as it was
         if not graph: inputs = tuple(map(_detached, inputs))
-        names = _names(model, inputs, layers, reshape)
+        names = _names(model, inputs, layers, reshape, target)
         warn_of_batches(model)   # of layers that mix a batch's images even in evaluation mode
         run = _forward(model, inputs, names, reshape)
         logits = _logits(run.out, len(inputs[0]), needed=not callable(target))

@@ -251,16 +251,21 @@ def last_of_each_size(
     return [n for i,n in enumerate(out) if all(level[m]<level[n] for m in out[i:] if m!=n)]
 
 # %% ../nbs/engine/layers.ipynb #2dd96fd3
-def _leading(model, x, names, reshape):
-    "Those of `names` that the highest score of the first image depends on; all, if there are no scores"
-    outs, inputs = {}, rows_of(as_inputs(x), [0])
+def _highest(out):
+    "The highest logit of each image; `None` if an output has no logits"
+    z = logits_of(out)
+    return z.amax(1) if isinstance(z, torch.Tensor) and z.ndim==2 else None
+
+def _leading(model, inputs, names, reshape, score):
+    "Those of `names` that the scores depend on; all, if there are no scores"
+    outs = {}
     def keep(name, module, args, out):
         outs[name] = out if out.requires_grad else out.detach().requires_grad_()
         return outs[name].clone()
-    with hooked(find_layers(model, names), keep): logits = logits_of(model(*inputs))
-    if not isinstance(logits, torch.Tensor) or logits.ndim!=2: return names
-    if not logits.requires_grad: return []
-    grads = torch.autograd.grad(logits.amax(1).sum(), list(outs.values()), allow_unused=True)
+    with hooked(find_layers(model, names), keep): scores = score(model(*(v.clone() for v in inputs)))
+    if scores is None: return names
+    if not scores.requires_grad: return []
+    grads = torch.autograd.grad(scores.sum(), list(outs.values()), allow_unused=True)
     return [n for n,g in zip(outs, grads) if g is not None and as_maps(g, reshape).any()]
 
 def _most_raised(errors):
@@ -273,12 +278,16 @@ def default_layers(
     model:nn.Module, # any model
     x, # images, or a tuple of inputs, as for `explain`; one image is enough
     reshape=None, # as for `explain`
+    score=None, # function: what the model gives -> scores `(n,)`; `None`: the highest logit of the first image
 )->list: # layer names; raises `NoMap` if there is no good choice
     "The layers that `explain` takes if none are named"
     with visit(model) as model:
         seen, errors = survey(model, x, reshape)
         shapes = {n: s for n,s in seen.items() if s and all(seen.get(a, s) for a in _around(n))}
-        if reshape and shapes: shapes = {n: shapes[n] for n in _leading(model, x, list(shapes), reshape)}
+        if shapes and (reshape or score):
+            inputs = as_inputs(x) if score else rows_of(as_inputs(x), [0])
+            leading = _leading(model, inputs, list(shapes), reshape, score or _highest)
+            shapes = {n: shapes[n] for n in leading}
     names = last_of_each_size(shapes)
     after = list(seen)[list(seen).index(names[-1])+1:] if names else []
     if names and sum(not seen[n] for n in after)<=len(shapes): return names
