@@ -17,6 +17,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
+from .consistency import coherency, complexity, scaled, sensitivity
 from .core import choose, md_table, progress_bar, reading, write_file
 from .gradcam import METHODS, class_numbers, explain
 from .layers import check_logits, logits_of, visit
@@ -187,9 +188,8 @@ def average_drop(
     "Multiply each image by its map, scaled to a maximum of 1 (arXiv 1710.11063)"
     _same_size(maps, x)
     _no_nan(maps)
-    v = maps.to(x).clamp_min(0)
-    v = v/v.amax((1,2), keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
-    return Drop(_probs(model, x, target), _probs(model, x*v[:, None], target))
+    through = x*scaled(maps.to(x))[:, None]
+    return Drop(_probs(model, x, target), _probs(model, through, target))
 
 # %% ../nbs/07_faithfulness.ipynb #906cc5c4
 def _ranks(maps):
@@ -280,7 +280,8 @@ def on_mark(
     return (near*highest).sum((1,2))>0, (near*positive).sum((1,2))/mass
 
 # %% ../nbs/07_faithfulness.ipynb #30a7c985
-MEASURES = dict(deletion=-1, insertion=1, road=1, drop=-1, increase=1, hit=1, mass=1) # 1: the higher
+MEASURES = dict(deletion=-1, insertion=1, road=1, drop=-1, increase=1, complexity=-1, coherency=1,
+                sensitivity=1, hit=1, mass=1) # 1: the higher, the better
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
@@ -345,17 +346,19 @@ def _maps_or_reasons(model, x, t, layers, method, bs):
         except ValueError as e: yield l, e
 
 # %% ../nbs/07_faithfulness.ipynb #bc5f97f1
-def _on_mark(maps, target, at, margin):
+def _on_mark(maps, target, layer, method, other, at, margin):
     "Measure -> scores `(n,)`, where the evidence is known"
     return dict(zip(('hit', 'mass'), on_mark(maps, at, margin)))
 
-def _answers(maps, target, model, x, steps, fractions, half):
+def _answers(maps, target, layer, method, other, model, x, steps, fractions, half):
     "Measure -> scores `(n,)`, as the network answers"
+    itself = dict(complexity=complexity(maps), sensitivity=sensitivity(maps, other),
+                  coherency=coherency(model, x, maps, target, layer, method))
     with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
         d = average_drop(model, x, maps, target)
         return dict(deletion=deletion(model, x, maps, target, steps).auc,
                     insertion=insertion(model, x, maps, target, steps).auc,
-                    road=road(model, x, maps, target, fractions).score, drop=d.drop, increase=d.increase)
+                    road=road(model, x, maps, target, fractions).score, drop=d.drop, increase=d.increase, **itself)
 
 def _agreement(ranks, layer):
     "Mean rank correlation `(methods, methods)` of the maps at a layer, NaN where one has none"
@@ -385,15 +388,16 @@ def compare_methods(
     if len(x)<2: raise ValueError('a comparison needs at least 2 images')
     base = explain(model, x, target, layers)
     if base.target is None: raise ValueError('target must be classes, (n,) or (n, t), not a function')
+    t, values, ranks, refused = base.target.view(len(x), -1), {}, {}, {}
+    other = base.logits.scatter(1, t, torch.inf).argmin(1, keepdim=True)       # the least likely class
     score = partial(_answers, model=model, x=x, steps=steps, fractions=fractions, half=half)
     if at is not None: score = partial(_on_mark, at=at, margin=margin)
-    t, values, ranks, refused = base.target.view(len(x), -1), {}, {}, {}
     names = dict.fromkeys([*(methods or METHODS), 'random'])
     for m in progress_bar(names, desc='comparing', unit='method', show=progress):
-        for l,v in _maps_or_reasons(model, x, t, list(base.maps), m, bs):
+        for l,v in _maps_or_reasons(model, x, torch.cat([t, other], 1), list(base.maps), m, bs):
             if isinstance(v, ValueError): refused[m,l] = str(v); continue
-            ranks[m,l] = _ranks(v.flatten(0, 1))
-            each = [score(maps, c) for maps,c in zip(v.unbind(1), t.unbind(1))]
+            ranks[m,l] = _ranks(v[:, :-1].flatten(0, 1))
+            each = [score(maps, c, l, m, v[:, -1]) for maps,c in zip(v[:, :-1].unbind(1), t.unbind(1))]
             for k in each[0]: values[m,l,k] = torch.stack([e[k].float().cpu() for e in each], 1)
     return Comparison(values, {l: _agreement(ranks, l) for l in base.maps}, refused)
 

@@ -11,11 +11,11 @@ if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', 
 
 if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
-LONGEST = 'test_faithfulness_scores', 'test_pages_work_in_a_browser', 'test_maps_in_the_page'
+LONGEST = 'test_faithfulness_scores', 'test_killed_at_random', 'test_two_processes_train', 'test_a_short_run'
 
 def pytest_collection_modifyitems(items):
-    "The longest first, so that no core waits for them at the end"
-    items.sort(key=lambda item: not item.name.startswith(LONGEST))
+    "First what needs the site, so that one process builds it while others are busy; then the longest, so that no core waits for them at the end"
+    items.sort(key=lambda item: ('site' not in item.fixturenames, not item.name.startswith(LONGEST)))
 
 def pytest_sessionfinish(session):
     "Let the process that prints know what was tried in this one"

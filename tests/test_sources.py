@@ -35,7 +35,7 @@ def test_readme_is_in_step():
     assert r.returncode==0, r.stdout
 
 MAY_IMPORT = dict(core='', sources='core', data='sources core', model='core', optim='core', parallel='core', train='optim parallel core resume', resume='train parallel core',
-    methods='', layers='methods core', gradcam='layers methods core', export='layers gradcam methods core', planted='core', targets='layers methods', fullgrad='gradcam layers methods', calibration='', neighbours='layers data core', cells='gradcam layers viz data core', watch='gradcam train model viz data core', viz='data core', recipes='core', faithfulness='gradcam layers methods core',
+    methods='', layers='methods core', gradcam='layers methods core', export='layers gradcam methods core', planted='core', targets='layers methods', fullgrad='gradcam layers methods', calibration='', neighbours='layers data core', cells='gradcam layers viz data core', watch='gradcam train model viz data core', viz='data core', recipes='core', consistency='gradcam', faithfulness='consistency gradcam layers methods core',
     explorer='gradcam methods neighbours cells viz data model core', app='explorer cells gradcam sources core', server='explorer film data sources model core', film='explorer watch runs methods data model', live='explorer export data model core',
     runs='sources data model optim train resume recipes faithfulness planted calibration watch methods export viz core', atlas='gradcam model runs core', report='runs calibration cells neighbours watch viz gradcam data model core',
     cli='recipes runs report server live explorer faithfulness export methods sources data model core')
