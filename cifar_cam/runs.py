@@ -125,7 +125,8 @@ def machine(
 )->dict: # what a figure depends on besides the code
     "Hardware and versions"
     cpu = cpu_capabilities().get('cpu_name') or platform.processor() or platform.machine()
-    if device.type=='cpu': hardware = f'{cpu}, {torch.get_num_threads()} threads'
+    n = torch.get_num_threads()
+    if device.type=='cpu': hardware = f'{cpu}, {n} thread{"s"[:n>1]}'
     else: hardware = torch.cuda.get_device_name(device) if device.type=='cuda' else device.type
     packages = {p: version(p) for p in ('torch', 'torchvision', 'albumentations', 'cifar_cam')}
     return dict(hardware=hardware, python=platform.python_version(), **packages)
