@@ -359,7 +359,7 @@ def uploaded(self:App, change=None):
     if size>MOST_UPLOADED:
         most = MOST_UPLOADED//10**6
         return self.refuse(f'{f["name"]} has {size/1e6:.0f} MB; at most {most} are read')
-    try: own = load_picture(bytes(f['content']))
+    try: own = load_picture(bytes(f['content']), size=self.explorer.ims.images.shape[1])
     except ValueError as e: return self.refuse(e)
     target = self.look['target']
     if 'true' in TARGETS.get(target.value, ()): target.value = 'predicted'

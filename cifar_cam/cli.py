@@ -19,10 +19,11 @@ from .core import is_main, rank, world_size
 from .recipes import RECIPES, get_recipe
 
 # %% ../nbs/09_cli.ipynb #7fe2a4b7
-def _recipe(name, seed, epochs, weights=None):
-    "The recipe called `name`, with other seed and epochs if they are given"
+def _recipe(name, seed, epochs, size, weights=None):
+    "The recipe called `name`, with other seed, epochs and size of the images if they are given"
     given = {k: v for k,v in dict(seed=seed, epochs=epochs).items() if v is not None}
     recipe = replace(get_recipe(name), **given)
+    if size is not None: recipe = recipe.scaled(size)
     recipe.starts_from(weights)
     return recipe
 
@@ -55,6 +56,7 @@ def run(
     mistakes:int=25, # how many mistakes to explain, at least 1
     epochs:int=None, # number of epochs, instead of the recipe's
     seed:int=None, # seed, instead of the recipe's
+    size:int=None, # height and width of the images in pixels; the recipe is scaled (default: 32)
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
     tensorboard:bool=False, # also write TensorBoard events
 ):
@@ -63,8 +65,8 @@ def run(
     from cifar_cam.runs import evaluate_run, plan_run, run_folder, train_run
     if quick and data: raise ValueError(f'--quick means the sample: leave out --quick, or --data {data}')
     data, recipe = _which(data or ('sample' if quick or weights else None), recipe)
-    _check_run(data, mistakes)
-    r = _recipe(recipe, seed, epochs)
+    r = _recipe(recipe, seed, epochs, size)
+    _check_run(data, mistakes, r.size)
     with run_folder(r.name if weights is None else Path(weights).stem, out) as folder:
         if weights is None:
             print(f'training {r.name}: {_cost(plan_run(r, data))}', flush=True)
@@ -72,13 +74,13 @@ def run(
         m = evaluate_run(folder, data, weights)
     _print_run(m, write_report(folder, mistakes))
 
-def _check_run(data, mistakes):
+def _check_run(data, mistakes, size):
     "Say before the training what would go wrong after it"
     from cifar_cam.data import load_images
     if world_size()>1:
         raise ValueError('run works in one process: use train, then evaluate and report')
     if mistakes<1: raise ValueError(f'mistakes must be at least 1, not {mistakes}')
-    load_images(data, 'test')
+    load_images(data, 'test', size=size)
 
 # %% ../nbs/09_cli.ipynb #123c9c71
 def _print_plan(recipe, plan):
@@ -123,6 +125,7 @@ def train(
     resume:str=None, # go on with the run in this folder, by its own recipe, data and weights
     epochs:int=None, # number of epochs, instead of the recipe's
     seed:int=None, # seed, instead of the recipe's
+    size:int=None, # height and width of the images in pixels; the recipe is scaled (default: 32)
     out:str=None, # folder for the run; must be new or empty (default: the next free one in runs/)
     workers:int=0, # processes that prepare batches
     tensorboard:bool=False, # also write TensorBoard events
@@ -131,12 +134,12 @@ def train(
     "Train by a recipe, saving every epoch and every few minutes."
     if resume is not None:
         _check_resume(resume, data=data, recipe=recipe, weights=weights, epochs=epochs, seed=seed,
-                      out=out, dry_run=dry_run or None)
+                      size=size, out=out, dry_run=dry_run or None)
     from cifar_cam.runs import plan_run, run_folder, train_run
     more = dict(tensorboard=tensorboard, num_workers=workers)
     if resume: return _print_trained(train_run(Path(resume), **more))
     data, recipe = _which(data, recipe)
-    r = _recipe(recipe, seed, epochs, weights or dry_run)
+    r = _recipe(recipe, seed, epochs, size, weights or dry_run)
     if dry_run: return _print_plan(r, plan_run(r, data, workers, weights=weights))
     with run_folder(r.name, out) as folder:
         _print_trained(train_run(folder, r, data, weights=weights, **more))
@@ -161,7 +164,7 @@ def evaluate(
 
 # %% ../nbs/09_cli.ipynb #4f7fcad7
 def explain(
-    picture:str, # an image file of any size; it is resized to 32x32 for the network
+    picture:str, # an image file of any size; it is resized to what the network knows
     weights:str='cifar10', # 'cifar10' (shipped) or a file
     layers:str=None, # layers, with commas: conv1,layer3 (default: those in STAGES)
     classes:str=None, # classes to explain, with commas: cat,dog (default: the predicted one)
@@ -169,13 +172,16 @@ def explain(
     out:str=None, # file to write, PNG by default (default: the picture's name with -cam.png)
 ):
     "Draw where the network looked in a picture."
+    from cifar_cam.core import size_of
+    from cifar_cam.model import load_model
     from cifar_cam.report import explain_picture
     from cifar_cam.sources import load_picture
-    im, photo, out = load_picture(picture), load_picture(picture, size=None), _cam_file(picture, out)
-    fig, top = explain_picture(im, weights, _list(classes), _list(layers), method, photo,
+    model, photo, out = load_model(weights), load_picture(picture, size=None), _cam_file(picture, out)
+    size = size_of(model)
+    fig, top = explain_picture(load_picture(picture, size=size), model, _list(classes), _list(layers), method, photo,
                                name=Path(picture).name)
     fig.save(out)
-    print('seen at 32x32 as ' + ', '.join(f'{c} {p:.0%}' for c,p in top))
+    print(f'seen at {size}x{size} as ' + ', '.join(f'{c} {p:.0%}' for c,p in top))
     print(f'drawn    {out}')
 
 def _cam_file(picture, out):
@@ -202,10 +208,8 @@ def explore(
     if live: return _serve_live(Path(live), weights, data, port, not no_browser, host)
     from cifar_cam.server import serve
     if html is None: return serve(weights, data, port, not no_browser, host, run)
-    from cifar_cam.data import load_images
-    from cifar_cam.explorer import Explorer
-    from cifar_cam.model import load_model
-    print(f'written  {Explorer(load_model(weights), load_images(data, "test")).save_html(html)}')
+    from cifar_cam.explorer import explorer_of
+    print(f'written  {explorer_of(weights, data).save_html(html)}')
 
 def _serve_live(folder, weights, data, port, browser, host):
     "Serve a folder with the network in a page, and write it first if it is not there"
@@ -230,10 +234,12 @@ def export(
     out:str='cam.onnx', # file to write
 ):
     "Write the network and its heatmaps as an ONNX file, for any program that reads ONNX."
+    from cifar_cam.core import size_of
     from cifar_cam.data import load_images, norm_stats, normalize
     from cifar_cam.export import export_onnx
     from cifar_cam.model import STAGES, load_model
-    model, ims = load_model(weights), load_images('sample', 'test')[:4]
+    model = load_model(weights)
+    ims = load_images('sample', 'test', size=size_of(model))[:4]
     x = normalize(ims.images, **norm_stats(model.meta))
     _say('writing the graph, which takes up to a minute...')
     found = export_onnx(model, out, _list(layers) or STAGES, _list(methods), not full, x)

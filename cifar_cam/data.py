@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .core import ASSETS
-from .sources import SIDE, read_source
+from .core import SIDE
+from .sources import read_source
 
 # %% ../nbs/00_data.ipynb #fcd3d358
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')

@@ -24,7 +24,7 @@ class Film(Explorer):
         run, # folder of a run that was watched
     ): # raises `FileNotFoundError`, or `ValueError` if the file is damaged or the data have changed
         self.seen, (recipe, about) = load_watched(run), read_recipe(run)
-        ims = load_images(about['data'], 'train')
+        ims = load_images(about['data'], 'train', size=recipe.size)
         check_fingerprint(about.get('fingerprint'), ims, run)
         held = ims.split(recipe.valid_pct, recipe.seed)[1]
         self.ims, self.layers = held[:len(self.seen.looks[0])], list(STAGES)

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .core import ASSETS
-from .data import load_images, normalize
-from .explorer import Explorer, lut
+from .core import ASSETS, SIDE
+from .data import normalize
+from .explorer import explorer_of, lut
 from .export import IN_A_GRAPH, export_onnx
-from .model import STAGES, load_model
+from .model import STAGES
 
 # %% ../nbs/engine/live.ipynb #326d1d8e
 ORT_VERSION = '1.30.0' # of `onnxruntime-web` on npm, MIT licence
@@ -71,7 +71,9 @@ def write_live(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f'the folder {folder} is not empty')
-    explorer = Explorer(load_model(weights), load_images(data, 'test')[:MOST])
+    explorer = explorer_of(weights, data, MOST)
+    if (side := explorer.ims.images.shape[1])!=SIDE:
+        raise ValueError(f'the page draws pictures of {SIDE} pixels, and these weights are for {side}')
     folder.mkdir(parents=True, exist_ok=True)
     x = normalize(explorer.ims.images[:4], explorer.mean, explorer.std)
     export_onnx(explorer.model, folder/'cam.onnx', STAGES, IN_A_GRAPH, x=x)

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from torch import nn
 
-from .core import eval_mode, progress_bar, write_cache
+from .core import SIDE, eval_mode, progress_bar, write_cache
 from .data import ImageSet, load_images, norm_stats, normalize
 from .layers import hooked
 
@@ -155,8 +155,9 @@ MOST = 2000 # images to look among, where a page must be ready soon
 
 def training_images(
     data:str='sample', # source, as for `load_images`
+    size:int=SIDE, # height and width of the images, in pixels
 )->ImageSet: # at most `MOST`, evenly chosen; `None` if the source has no train split
     "The training images among which neighbours are looked for"
-    try: ims = load_images(data, 'train')
+    try: ims = load_images(data, 'train', size=size)
     except (ValueError, FileNotFoundError): return None
     return ims[::max(1, -(-len(ims)//MOST))]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .core import choose, md_table, write_file
+from .core import SIDE, choose, md_table, write_file
 
 # %% ../nbs/06_recipes.ipynb #e4cbaf3d
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Recipe:
     label_smoothing:float=0. # 0 to below 1
     l1:float=0. # factor of the sum of absolute weights in the loss
     l2:float=0. # factor of the sum of the parameters' norms in the loss
+    size:int=SIDE # height and width of the images, in pixels; see `scaled`
     sizes:tuple=() # `((start, width), ...)`: image width from a part of the run (0 to 1) on; empty: full
     augment:dict=field(default_factory=dict) # albumentations class name -> arguments
     mean:tuple=None # for normalising; `None`: CIFAR-10's own
@@ -72,6 +73,7 @@ def _check_ranges(r):
     need(r.epochs<=MOST_EPOCHS, f'epochs must be at most {MOST_EPOCHS:,}, not {r.epochs}')
     need(r.lr>0, f'lr must be above 0, not {r.lr}')
     need(0<=r.label_smoothing<1, f'label_smoothing must be from 0 to below 1, not {r.label_smoothing}')
+    need(8<=r.size<=1024, f'size must be from 8 to 1024 pixels, not {r.size}')
     need(0<=r.valid_pct<1, f'valid_pct must be from 0 to below 1, not {r.valid_pct}')
     pairs = all(isinstance(s, tuple) and len(s)==2 for s in r.sizes)
     need(pairs, f'sizes must be ((start, width), ...), not {r.sizes}')
@@ -91,10 +93,28 @@ def _repr_markdown_(self:Recipe):
     rows = [[f.name, f'`{getattr(self, f.name)!r}`'] for f in fields(self)[2:]]
     return f'**{self.name}**: {self.about}\n\n' + md_table(['field', 'value'], rows)
 
+# %% ../nbs/06_recipes.ipynb #77b9d43d
+def _in_proportion(v, f):
+    "A number of pixels, or several, times `f`; shares (floats) stay"
+    if isinstance(v, list|tuple): return [_in_proportion(e, f) for e in v]
+    return round(v*f) if isinstance(v, int) else v
+
+@patch
+def scaled(self:Recipe,
+    size:int # height and width of the images, in pixels
+)->Recipe: # raises `ValueError` for an impossible size
+    "The recipe for images of another size"
+    def pixels(k): return 'height' in k or 'width' in k
+    f = size/self.size
+    augment = {name: {k: _in_proportion(v, f) if pixels(k) else v for k,v in args.items()}
+               for name,args in self.augment.items()}
+    sizes = tuple((start, round(width*f)) for start,width in self.sizes)
+    return replace(self, size=size, sizes=sizes, augment=augment)
+
 # %% ../nbs/06_recipes.ipynb #26570bc1
 def _pad_crop(pad, border_mode=4, **fill):
-    padded = dict(min_height=32+2*pad, min_width=32+2*pad, border_mode=border_mode, **fill)
-    return dict(PadIfNeeded=padded, RandomCrop=dict(height=32, width=32))
+    padded = dict(min_height=SIDE+2*pad, min_width=SIDE+2*pad, border_mode=border_mode, **fill)
+    return dict(PadIfNeeded=padded, RandomCrop=dict(height=SIDE, width=SIDE))
 
 def _holes(n, low, high, p, fill='mean'):
     sides = dict(hole_height_range=(low,high), hole_width_range=(low,high))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .calibration import calibration
 from .cells import cell_atlas, show_cell
-from .core import choose, progress_bar, write_file
+from .core import choose, progress_bar, size_of, write_file
 from .data import CLASSES, load_images, norm_stats, normalize, people
 from .gradcam import explain
 from .model import STAGES, load_model
@@ -211,7 +211,7 @@ def _training(run):
     "What the template tells of how a run was trained; `None` if it was not trained here"
     if not (run/'history.json').is_file(): return None
     recipe, more = read_recipe(run)
-    history, ims = read_history(run), load_images(more['data'], 'train')
+    history, ims = read_history(run), load_images(more['data'], 'train', size=recipe.size)
     check_fingerprint(more.get('fingerprint'), ims, run)
     dls, stats = recipe_dls(recipe, ims), norm_stats(vars(recipe))
     try: watched = load_watched(run)
@@ -237,7 +237,7 @@ def _doubts(ims, ev):
 
 def _among(data, model):
     "Training images as the network sees them; `None` if the source has none"
-    ims = training_images(data)
+    ims = training_images(data, size_of(model))
     return ims and gallery(model, ims)
 
 def write_report(
@@ -277,8 +277,8 @@ def class_position(name, names):
     return found[0]
 
 def explain_picture(
-    im:np.ndarray, # uint8 `(32, 32, 3)`, as `load_picture` gives it
-    weights:str='cifar10', # a name or file, as for `load_model`
+    im:np.ndarray, # uint8 `(h, w, 3)`, as `load_picture` gives it
+    weights='cifar10', # a network, or a name or file as for `load_model`
     classes:list=None, # names of the classes to explain; `None`: the predicted one
     layers:list=None, # layer names; `None`: `STAGES`
     method:str='gradcam', # as for `explain`
@@ -286,7 +286,7 @@ def explain_picture(
     name:str='', # what the picture is called, for the title
 )->tuple: # the figure, and the three most probable classes as `(name, probability)`
     "Draw where the network looked in one picture"
-    model = load_model(weights)
+    model = weights if isinstance(weights, torch.nn.Module) else load_model(weights)
     names = class_names(model)
     target = [[class_position(c, names) for c in classes]] if classes else None
     x = normalize(im[None], **norm_stats(model.meta))

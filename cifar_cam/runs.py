@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .calibration import calibration, ece_interval, fit_temperature
-from .core import absolute_source, changes, choose, is_main, reading, world_size, write_file
+from .core import SIDE, absolute_source, changes, choose, is_main, reading, size_of, world_size, write_file
 from cifar_cam.data import (check_classes, get_dl, get_dls, load_images, norm_stats,
     normalize)
 from .export import fold
@@ -231,7 +231,7 @@ def read_history(
 def _begun(recipe, data, num_workers, weights):
     "The learner of a new run, and its images"
     recipe.starts_from(weights)
-    ims = load_images(data, 'train')
+    ims = load_images(data, 'train', size=recipe.size)
     return make_learner(recipe, ims, num_workers, weights=weights), ims
 
 def _write_recipe(run, learn, ims, data, weights):
@@ -257,7 +257,7 @@ def _continued(run, num_workers):
     "The learner of a run where it was saved last, and its images"
     recipe, more = read_recipe(run)
     saved = _has_checkpoint(run)
-    ims = load_images(more['data'], 'train')
+    ims = load_images(more['data'], 'train', size=recipe.size)
     check_fingerprint(more.get('fingerprint'), ims, run)
     weights = None if saved else more.get('weights')
     learn = make_learner(recipe, ims, num_workers, weights=weights)
@@ -334,7 +334,7 @@ def plan_run(
     weights:str=None, # as for `train_run`
 )->dict: # `trained_on images steps pflop seconds`, hardware and versions
     "What a run would cost; trains nothing that is kept"
-    ims = load_images(data, 'train')
+    ims = load_images(data, 'train', size=recipe.size)
     learn, seconds = make_learner(recipe, ims, num_workers, weights=weights), 0
     for w,n in steps_by_width(recipe, learn.total_steps, ims.images.shape[2]).items():
         timer, short = TimeCB(timed+1, limit), replace(recipe, sizes=((0,w),), epochs=timed+1)
@@ -343,11 +343,11 @@ def plan_run(
     return run_cost(learn, ims) | dict(seconds=round(seconds, 1))
 
 # %% ../nbs/engine/runs.ipynb #050fde0a
-def _load_for(ims, weights):
-    "The network of `weights`, which must know the classes of the data"
-    model = load_model(weights)
+def _images_for(model, data, split):
+    "Images in the size that a network knows, and of its classes"
+    ims = load_images(data, split, size=size_of(model))
     check_classes(ims, model.meta.get('classes'), model.fc.out_features)
-    return model
+    return ims
 
 def _ask(model, ims, views='one'):
     return evaluate(model, get_dl(ims, **norm_stats(model.meta)), views=views)
@@ -377,7 +377,7 @@ def _evaluated(model, ims, weights, **about):
         most_confused=[(names[t], names[p], k) for t,p,k in ev.most_confused(5)], **machine(device))
 
 def _where(data, ims, split):
-    return dict(data=absolute_source(data, SOURCES), source=ims.source, split=split)
+    return dict(data=absolute_source(data, SOURCES), source=ims.source, split=split, size=ims.images.shape[1])
 
 # %% ../nbs/engine/runs.ipynb #6edeb343
 def measure(
@@ -388,8 +388,8 @@ def measure(
 )->tuple: # the `ImageSet`, the `Evaluation` and its figures; raises `RuntimeError` for NaN
     "Evaluate weights on a split of a data source"
     choose(VIEWS, views, 'views')
-    ims = load_images(data, split)
-    model = _load_for(ims, weights)
+    model = load_model(weights)
+    ims = _images_for(model, data, split)
     ev, figures = _evaluated(model, ims, weights, **_where(data, ims, split))
     if views!='one': figures['tta'] = dict(views=views, **_share(_ask(model, ims, views)))
     return ims, ev, figures
@@ -407,9 +407,10 @@ def evaluate_run(
 )->dict: # the figures
     "Measure the run's weights on the test split and keep the answers"
     run, own = Path(run), weights is None
-    sets = {k: load_images(k, 'test') for k in (('sample', 'jpeg') if data=='jpeg' else (data,))}
+    model = load_model(run/'model.safetensors' if own else weights)
+    names = ('sample', 'jpeg') if data=='jpeg' else (data,)
+    sets = {k: _images_for(model, k, 'test') for k in names}
     ims = next(iter(sets.values()))                       # the first one's answers are kept
-    model = _load_for(ims, run/'model.safetensors' if own else weights)
     if not own: model = _take_over(model, run)
     name = 'trained in this run' if own else weights
     (ev, figures), *others = [_evaluated(model, ims, name, **_where(k, ims, 'test'))
@@ -457,7 +458,7 @@ def read_run(
     for p in (note, answers):
         if not p.is_file(): raise FileNotFoundError(f'{run} was not measured: it has no {p.name}')
     with reading(note): _check_metrics(m := json.loads(note.read_text()))
-    ims = load_images(m['data'], m['split'])
+    ims = load_images(m['data'], m['split'], size=m.get('size', SIDE))
     check_fingerprint(m.get('fingerprint'), ims, run)
     with reading(answers): found = _read_answers(answers, ims)
     return m, ims, Evaluation(*found, m.get('temperature') or 1.)
@@ -474,7 +475,7 @@ def _plant(model, test, half):
     "A copy of the network that relies on a mark"
     stats, device = norm_stats(model.meta), best_device()
     data = []
-    for ims in (load_images('sample', 'train'), test):
+    for ims in (_images_for(model, 'sample', 'train'), test):
         data += normalize(ims.images, **stats).to(device), torch.from_numpy(ims.labels).to(device)
     return planted_cue(model, *data, half=half)
 
@@ -499,8 +500,8 @@ def faithfulness_run(
     "Score methods at all stages on the bundled sample, and write the tables"
     if images<2: raise ValueError(f'images must be at least 2, not {images}')
     for m in methods or (): choose(METHODS, m, 'method')
-    ims, device = load_images('sample', 'test'), best_device()
-    model, half = _load_for(ims, weights), precision(device.type)=='bf16'
+    model, device = load_model(weights), best_device()
+    ims, half = _images_for(model, 'sample', 'test'), precision(device.type)=='bf16'
     ev, _ = _evaluated(model, ims, weights)
     out, start = new_run('faithfulness', out), time.perf_counter()
     def write(name, comparison, n, **more):

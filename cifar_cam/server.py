@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 from fastcore.nbio import mk_cell, new_nb, write_nb
 
 from .core import absolute_source
-from .data import load_images
-from .explorer import Explorer
+from .explorer import explorer_of
 from .film import Film
-from .model import SHIPPED, load_model
+from .model import SHIPPED
 from .sources import SOURCES
 
 # %% ../nbs/engine/server.ipynb #a0c51e57
@@ -91,10 +90,8 @@ def _code(weights, data, run=None):
     "The one cell of the notebook that is served"
     if run: return f'from cifar_cam.film import Film\nFilm({absolute_source(run, ())!r})'
     weights, data = absolute_source(weights, SHIPPED), absolute_source(data, SOURCES)
-    return f"""from cifar_cam.data import load_images
-from cifar_cam.explorer import Explorer
-from cifar_cam.model import load_model
-Explorer(load_model({weights!r}), load_images({data!r}, "test"), among={data!r})"""
+    return f"""from cifar_cam.explorer import explorer_of
+explorer_of({weights!r}, {data!r})"""
 
 def _settings(host, port, browser, kernels):
     "Voila's configuration"
@@ -132,7 +129,7 @@ def serve(
     if not host.strip(): raise ValueError('host must be an address of this machine, such as 127.0.0.1, '
                                           f'or 0.0.0.0 for all of them, not {host!r}')
     if run: Film(run)                                        # refused here, and not in the browser
-    else: Explorer(load_model(weights), load_images(data, 'test'))
+    else: explorer_of(weights, data)
     port = _free_port(host, port)
     server, kernels = _voila(host)
     kernel = dict(name='python3', language='python', display_name='Python 3')

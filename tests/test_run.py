@@ -151,6 +151,47 @@ def test_train_on_a_folder_and_resume(tmp_path):
     after, again = read_weights(tmp_path/'run'/'model.safetensors')
     assert again==meta and all(after[k].equal(v) for k,v in before.items())
 
+def test_larger_images(tmp_path, capsys, monkeypatch):
+    "The size is noted with the recipe and the weights, and everything after the training knows it"
+    from PIL import Image
+    from dataclasses import replace
+    from cifar_cam import cli
+    from cifar_cam.data import load_images
+    from cifar_cam.explorer import explorer_of
+    from cifar_cam.live import write_live
+    from cifar_cam.model import flops, load_model
+    from cifar_cam.recipes import RECIPES
+    from cifar_cam.runs import plan_run, read_recipe, read_run
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    for split in ('train', 'test'):
+        ims = load_images('sample', split)
+        for i in np.flatnonzero(ims.labels<2)[:60 if split=='train' else 24]:
+            p = tmp_path/'mine'/split/ims.classes[ims.labels[i]]/f'{i:04}.png'
+            p.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ims.images[i]).resize((48, 48)).save(p)
+    mine, weights = str(tmp_path/'mine'), tmp_path/'run'/'model.safetensors'
+    def said(*argv):
+        code, out = cli.main([*map(str, argv)]), capsys.readouterr()
+        assert code==0, out.err
+        return out.out
+    said('train', '--data', mine, '--size', 48, '--epochs', 1, '--out', tmp_path/'run')
+    recipe, about = read_recipe(tmp_path/'run')
+    assert (recipe.size, recipe.sizes)==(48, ((0, 24), (.7, 36), (.9, 48))) and recipe.augment['RandomCrop']==dict(height=48, width=48)
+    plan = plan_run(replace(RECIPES['quick'].scaled(48), sizes=(), epochs=1, bs=5), mine, timed=1)
+    assert plan['pflop']==pytest.approx(10*5*flops(load_model(weights), 48)/1e15, abs=1e-6)    # of 60, 54 to train on
+    assert 'weights' in said('train', '--resume', tmp_path/'run')
+    assert 'on 24 test images (mine)' in said('evaluate', '--weights', weights, '--data', mine)
+    said('report', tmp_path/'run')
+    m, ims, ev = read_run(tmp_path/'run')
+    assert ims.images.shape==(24, 48, 48, 3) and m['size']==48 and (tmp_path/'run'/'report.html').is_file()
+    picture = next((tmp_path/'mine'/'test').rglob('*.png'))
+    assert 'seen at 48x48 as ' in said('explain', picture, '--weights', weights, '--out', tmp_path/'cam.png')
+    explorer = explorer_of(weights, mine)
+    assert explorer.maps(explorer.ims.images[0], 0, 'gradcam', ['layer1'])['layer1'].shape[-2:]==(48, 48)
+    with pytest.raises(ValueError, match='pictures of 32 pixels, and these weights are for 48'): write_live(tmp_path/'live', weights, mine)
+    for size in (4, 5000):
+        with pytest.raises(ValueError, match='size must be from 8 to 1024'): RECIPES['quick'].scaled(size)
+
 def test_dry_run_tells_steps_work_and_time_and_leaves_nothing(tmp_path):
     r = cifar_cam('train', '--recipe', 'quick', '--data', 'sample', '--dry-run', cwd=tmp_path)
     assert r.returncode==0, r.stderr
