@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from .core import ASSETS, choose, eval_mode, md_table, write_file
+from .core import ASSETS, SIDE, choose, eval_mode, md_table, write_file
 
 # %% ../nbs/01_model.ipynb #f3d4cfff
 def _conv(ni, nf, size=3, stride=1):
@@ -174,6 +174,9 @@ def _check_meta(meta):
     t = meta.get('temperature')
     if t is not None and not (isinstance(t, (int, float)) and t>0):
         raise ValueError(f'temperature is {t!r}, not above 0')
+    r = meta.get('recipe') or {}
+    if not isinstance(r, dict) or not isinstance(r.get('size', SIDE), int) or not 8<=r.get('size', SIDE)<=1024:
+        raise ValueError(f'recipe is {r!r}, not one')
     for k,low in (('mean', 0), ('std', 1e-6)):
         v = meta.get(k)
         if v is None: continue
