@@ -11,12 +11,17 @@ from torch import nn
 
 from .gradcam import explain
 
-# %% ../nbs/engine/consistency.ipynb #39d91af0
+# %% ../nbs/engine/consistency.ipynb #5550a58d
+def _checked(maps):
+    "Refuse what is no map for each image"
+    if maps.ndim==3: return maps
+    raise ValueError(f'maps must be (n, h, w), one for each image, not {tuple(maps.shape)}')
+
 def scaled(
     maps:torch.Tensor # `(n, h, w)`
 )->torch.Tensor: # from 0 to 1; what is below zero becomes zero
     "Maps with a maximum of 1"
-    v = maps.clamp_min(0)
+    v = _checked(maps).clamp_min(0)
     return v/v.amax((1, 2), keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
 
 def complexity(
@@ -25,15 +30,19 @@ def complexity(
     "How much of the image a map marks (arXiv 2104.10252)"
     return scaled(maps).mean((1, 2))
 
-# %% ../nbs/engine/consistency.ipynb #a86f7aa0
+# %% ../nbs/engine/consistency.ipynb #71c321bb
 def correlation(
     a:torch.Tensor, # `(n, h, w)`
     b:torch.Tensor, # `(n, h, w)`
 )->torch.Tensor: # `(n,)`, -1 to 1; 0 where one is constant
     "Pearson correlation over the pixels, image by image"
-    a, b = (v.flatten(1)-v.flatten(1).mean(1, keepdim=True) for v in (a, b))
+    def centred(v):
+        v = v.flatten(1)/v.abs().amax((1, 2)).clamp_min(torch.finfo(v.dtype).tiny)[:, None]
+        flat = v.amax(1)-v.amin(1) <= 1e-6                          # constant, but for rounding
+        return torch.where(flat[:, None], 0., v-v.mean(1, keepdim=True))
+    a, b = centred(_checked(a)), centred(_checked(b))
     norm = a.norm(dim=1)*b.norm(dim=1)
-    return torch.where(norm>0, (a*b).sum(1)/norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.)
+    return (a*b).sum(1)/torch.where(norm==0, 1., norm)
 
 def sensitivity(
     maps:torch.Tensor, # `(n, h, w)` for a class
@@ -42,9 +51,9 @@ def sensitivity(
     "How different the map of another class is (arXiv 1912.09818)"
     return 1-correlation(maps, other)
 
-# %% ../nbs/engine/consistency.ipynb #558bda1f
+# %% ../nbs/engine/consistency.ipynb #578f6c08
 def coherency(
-    model:nn.Module, # any classifier
+    model:nn.Module, # a classifier whose layers give maps without a `reshape`
     x:torch.Tensor, # normalised images `(n, c, h, w)`
     maps:torch.Tensor, # `(n, h, w)`, as `CamResult.resized(h).maps[layer]`
     target:torch.Tensor, # the classes that the maps explain, `(n,)`
@@ -52,6 +61,8 @@ def coherency(
     method:str='gradcam', # how they were made: key in `METHODS`
 )->torch.Tensor: # `(n,)`, 0 to 1, higher is better; .5 for an unrelated map
     "How much the map of what a map shows is like it (arXiv 2104.10252)"
+    if maps.shape!=x[:, 0].shape:
+        raise ValueError(f'maps {tuple(maps.shape)} for images {tuple(x.shape)}: use `CamResult.resized`')
     through = x*scaled(maps).to(x)[:, None]
     again = explain(model, through, target, layer, method).resized(x.shape[-2:]).maps[layer]
     return (1+correlation(maps, again.to(maps)))/2

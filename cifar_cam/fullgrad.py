@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['bias_of', 'FullGrad', 'fullgrad']
 
-# %% ../nbs/engine/fullgrad.ipynb #eb7eeb2f
+# %% ../nbs/engine/fullgrad.ipynb #0f3ac920
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from .gradcam import class_numbers
-from .layers import as_inputs, check_logits, hooked, logits_of, visit
+from .layers import check_images, check_logits, hooked, logits_of, visit
 from .methods import NoMap, enlarge, places
 
 # %% ../nbs/engine/fullgrad.ipynb #a92b5c2a
@@ -25,13 +25,14 @@ def bias_of(
     scale = (m.running_var+m.eps).rsqrt() * (1 if m.weight is None else m.weight)
     return (0 if m.bias is None else m.bias) - m.running_mean*scale
 
-# %% ../nbs/engine/fullgrad.ipynb #6cbfc030
-@dataclass(frozen=True, eq=False)
+# %% ../nbs/engine/fullgrad.ipynb #37e66112
+@dataclass(frozen=True, eq=False, repr=False)
 class FullGrad:
     "A logit, shared out among the image and the biases"
     maps:torch.Tensor # `(n, h, w)`, not negative
     terms:dict # `'image'` or a layer's name -> what it adds to the logit, `(n,)`
     scores:torch.Tensor # the logits, `(n,)`: the sum of the terms
+    def __repr__(self): return f'{len(self.scores)} images, {len(self.terms)} terms'
 
 def _gradients(model, x, target):
     "Logits `(n,)` of the classes, and for the image and each layer with a bias: its name, value, and gradient"
@@ -43,7 +44,9 @@ def _gradients(model, x, target):
     modules = {n: m for n,m in model.named_modules() if bias_of(m) is not None}
     with hooked(modules, keep): z = logits_of(model(x.clone()))
     check_logits(z, len(x))
-    scores = z.gather(1, class_numbers(z, target).view(-1, 1))[:, 0]
+    t = class_numbers(z, target)
+    if t.ndim>1: raise ValueError(f'target must be one class for each image, not {tuple(t.shape)}')
+    scores = z.gather(1, t[:, None])[:, 0]
     grads = torch.autograd.grad(scores.sum(), [x, *outs], allow_unused=True)
     found = zip(['image', *names], [x, *biases], grads)
     return scores.detach(), [(n, v.detach(), g) for n,v,g in found if g is not None]
@@ -52,19 +55,20 @@ def fullgrad(
     model:nn.Module, # a classifier of linear layers, convolutions, batch norms, ReLUs and pools
     x:torch.Tensor, # normalised images `(n, c, h, w)`
     target=None, # one class, or `(n,)`; `None`: the predicted ones
-    tol:float=1e-3, # largest difference of a logit from the sum of its terms, relative to the largest term
+    tol:float=1e-3, # largest difference of a logit from the sum of its terms, relative to its largest term
 )->FullGrad: # raises `NoMap` if the terms do not add up to the logit
     "Share out a logit among the image and every bias (arXiv 1905.00780)"
-    x, = as_inputs(x)
+    check_images(x)
     with visit(model) as model: scores, found = _gradients(model, x.detach().clone().requires_grad_(), target)
     terms, maps = {}, torch.zeros_like(x[:, 0])
     for name,v,g in found:
-        part = g*(v if name=='image' else v.view(1, -1, *[1]*len(places(g))))      # (n, k, h, w), or (n, k)
+        if g.ndim not in (2, x.ndim): raise NoMap(f'layer {name!r} gives {tuple(g.shape)}, neither maps nor numbers')
+        part = g*(v if v.ndim>1 else v.view(1, -1, *[1]*len(places(g))))           # (n, k, h, w), or (n, k)
         terms[name] = terms.get(name, 0) + part.flatten(1).sum(1)
         if part.ndim==x.ndim:
             top = part.abs().flatten(1).amax(1).clamp_min(torch.finfo(part.dtype).tiny)
             maps += enlarge(part.abs()/top.view(-1, *[1]*(part.ndim-1)), x.shape[2:]).sum(1)
-    rest = (sum(terms.values())-scores).abs().max()
-    if rest<=tol*torch.stack(list(terms.values())).abs().max(): return FullGrad(maps, terms, scores)
-    raise NoMap(f'the image and the biases add up to other logits, by as much as {rest:.2g}: '
-                'this network is not made of linear layers and ReLUs only')
+    rest, largest = (sum(terms.values())-scores).abs(), torch.stack(list(terms.values())).abs().amax(0)
+    if (rest<=tol*largest).all(): return FullGrad(maps, terms, scores)
+    raise NoMap(f'the image and the biases add up to other logits, by as much as {rest.max():.2g}: '
+                'this network is not made of linear layers and ReLUs only, or has biases of its own')

@@ -297,6 +297,12 @@ def default_layers(
                 f'name them, and give the `reshape`{why} that makes maps of what they give') from error
 
 # %% ../nbs/engine/layers.ipynb #83bb6f51
+def _length(out):
+    "For how many images this is an output; `None` if one cannot tell"
+    z = logits_of(out)
+    if isinstance(z, Mapping) and z: z = next(iter(z.values()))
+    return len(z) if isinstance(z, torch.Tensor|list) else None
+
 def run_with(
     model:nn.Module, # during a visit
     xs:tuple, # inputs of one image, each `(1, ...)`
@@ -313,8 +319,7 @@ def run_with(
         with hooked(dict(layer=layer), swap): return model(*rows_of(xs, [0]*copies))
     try: out = output(1)
     except RuntimeError: out = None  # the batch cannot grow in the middle
-    grown = isinstance(out, torch.Tensor) and len(out)==len(new)
-    return out if grown else output(len(new))
+    return out if _length(out)==len(new) else output(len(new))
 
 # %% ../nbs/engine/layers.ipynb #6aec223d
 def warn_of_batches(

@@ -196,7 +196,7 @@ METHODS['finercam'] = Method(gradcam_weights, True, source='arXiv 2501.11309', r
 # %% ../nbs/engine/methods.ipynb #9b7a469a
 def _noise(x, size):
     "Uniform noise, seeded by the image `x`"
-    seed = zlib.crc32(x.float().cpu().contiguous().numpy().tobytes())
+    seed = zlib.crc32(x.detach().float().cpu().contiguous().numpy().tobytes())
     return torch.rand(size, generator=torch.Generator().manual_seed(seed))
 
 def random_weights(e:Evidence)->torch.Tensor: # `(n, k, h, w)`

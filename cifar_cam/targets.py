@@ -5,29 +5,42 @@
 # %% auto #0
 __all__ = ['in_mask', 'of_box', 'rather_than']
 
-# %% ../nbs/engine/targets.ipynb #4cb593c0
+# %% ../nbs/engine/targets.ipynb #9ab50956
+from collections.abc import Mapping
+
 import torch
 
 from .layers import logits_of
 from .methods import FINER_GAMMA
 
-# %% ../nbs/engine/targets.ipynb #806c9d31
+# %% ../nbs/engine/targets.ipynb #0406a38c
+def _of_rows(given, rows):
+    "What was given for each image, for the images of these rows"
+    if len(given)==1: return given.expand(len(rows), *given.shape[1:])
+    if rows.max()<len(given): return given[rows.to(given.device)]
+    raise ValueError(f'{len(given)} were given, for {rows.max()+1} images at least')
+
+def _check_class(c, n):
+    c = torch.as_tensor(c)
+    if c.numel()==0 or c.min()<0 or c.max()>=n: raise ValueError(f'class {c.tolist()}: they run from 0 to {n-1}')
+
 def in_mask(
-    mask, # bool `(h, w)`, or `(n, h, w)` with one for each image: where the scores are added up
+    mask, # `(h, w)`, or `(n, h, w)` with one for each image: not zero where the scores are added up
     c:int, # number of the class
-    key='out', # where the scores `(n, classes, h, w)` are, in a model that gives a mapping
-): # a function for `target`; it raises `ValueError` for a mask of another size
+    key='out', # where the scores `(n, classes, h, w)` are, in a mapping without `logits`
+): # a function for `target`; it raises `ValueError` for a mask of another size, or an unknown class
     "The scores of class `c`, summed over a mask"
-    mask = torch.as_tensor(mask)
+    mask = torch.as_tensor(mask)!=0
+    mask = mask[None] if mask.ndim==2 else mask
     def score(out, rows):
-        z = out if isinstance(out, torch.Tensor) else out[key]  # (n, classes, h, w)
-        if mask.shape[-2:]!=z.shape[-2:]:
-            raise ValueError(f'a mask of {tuple(mask.shape[-2:])} for scores of {tuple(z.shape[-2:])}')
-        where = mask.to(z.device)
-        return (z[:, c]*(where[rows] if where.ndim==3 else where)).sum((1, 2))
+        z = out[key] if isinstance(out, Mapping) and key in out else logits_of(out)  # (n, classes, h, w)
+        _check_class(c, z.shape[1])
+        if mask.shape[1:]!=z.shape[2:]:
+            raise ValueError(f'a mask of {tuple(mask.shape[1:])} for scores of {tuple(z.shape[2:])}')
+        return (z[:, c]*_of_rows(mask.to(z.device), rows)).sum((1, 2))
     return score
 
-# %% ../nbs/engine/targets.ipynb #594c84d1
+# %% ../nbs/engine/targets.ipynb #3292029f
 def _overlap(boxes, box):
     "Intersection over union of boxes `(m, 4)` with one box, `(m,)`"
     low, high = torch.maximum(boxes[:, :2], box[:2]), torch.minimum(boxes[:, 2:], box[2:])
@@ -40,28 +53,31 @@ def of_box(
     least:float=.5, # intersection over union from which on a detection is taken for the same, 0 to 1
 ): # a function for `target`
     "The score of the detection of class `c` that overlaps most with a box"
-    given = torch.as_tensor(box, dtype=torch.float).view(-1, 4)
+    given = torch.as_tensor(box, dtype=torch.float)
+    given = given[None] if given.ndim==1 else given
+    if given.ndim!=2 or given.shape[1]!=4: raise ValueError(f'box must be (4,) or (n, 4), not {tuple(given.shape)}')
     def one(found, box):
-        overlap = _overlap(found['boxes'].detach(), box.to(found['boxes']))
+        overlap = _overlap(found['boxes'].detach(), box)
         overlap = torch.where((found['labels']==c) & (overlap>=least), overlap, 0.)
-        if not overlap.any(): return found['scores'].sum()*0
+        if not overlap.any(): return found['scores'].new_zeros(())
         return found['scores'][overlap.argmax()]
     def score(out, rows):
-        boxes = given.expand(len(rows), 4) if len(given)==1 else given[rows.cpu()]
+        boxes = _of_rows(given.to(rows.device), rows)
         return torch.stack([one(*pair) for pair in zip(out, boxes)])
     return score
 
-# %% ../nbs/engine/targets.ipynb #33b3984c
+# %% ../nbs/engine/targets.ipynb #93377a23
 def rather_than(
     c, # number of a class, or `(n,)`: one for each image
-    rivals, # numbers of other classes `(r,)`, or `(n, r)`
+    rivals, # numbers of other classes `(r,)` for all images, or `(n, r)`
     gamma:float=FINER_GAMMA, # share of the rivals' mean logit that is subtracted; 1: the plain difference
 ): # a function for `target`
     "The logit of a class, minus a share of the mean logit of chosen others"
-    c, rivals = torch.as_tensor(c), torch.as_tensor(rivals)
+    c, rivals = torch.atleast_1d(torch.as_tensor(c)), torch.as_tensor(rivals)
+    rivals = rivals.view(1, -1) if rivals.ndim<2 else rivals
     def score(out, rows):
         z = logits_of(out)
-        own = c.expand(len(z)) if c.ndim==0 else c.to(z.device)[rows]
-        theirs = rivals.expand(len(z), -1) if rivals.ndim==1 else rivals.to(z.device)[rows]
-        return z.gather(1, own[:, None].to(z.device))[:, 0] - gamma*z.gather(1, theirs.to(z.device)).mean(1)
+        for v in (c, rivals): _check_class(v, z.shape[1])
+        own, theirs = (_of_rows(v.to(z.device), rows) for v in (c, rivals))
+        return z.gather(1, own[:, None])[:, 0] - gamma*z.gather(1, theirs).mean(1)
     return score

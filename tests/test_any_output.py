@@ -204,3 +204,30 @@ def test_one_forward_for_the_loss_and_its_maps():
     (F.cross_entropy(r.logits, torch.tensor([0, 1, 2])) + r.maps['conv2'].mean() + r.scores.mean()).backward()
     assert all(p.grad is not None and p.grad.abs().sum()>0 for p in m.parameters()) and x.grad.abs().sum()>0 and m.training
     assert not any(v.requires_grad for v in explain(m, x, layers='bn').maps.values())
+
+# After a reading
+
+def test_one_image_of_a_result_is_a_batch():
+    m, x = small(), images()
+    r = explain(m, x, [[0, 1]]*3, ['bn', 'conv2'])
+    for i in (0, 2, -1):
+        one = r[i]
+        assert len(one)==1 and one.maps['bn'].shape==(1, 2, 12, 12) and torch.equal(one.probs, r.probs[[i]])
+    assert len(list(r))==3
+    with pytest.raises(IndexError): r[3]
+
+def test_two_dimensions_that_are_no_logits():
+    x, m = images(), Gives(lambda z: z.repeat(2, 1))
+    with pytest.raises(ValueError, match='a function as target'): explain(m, x, layers='net.bn')
+    assert same(unwrapped(explain(m, x, lambda out: out[:3, 1], 'net.bn')), explain(small(), x, 1, 'bn'))
+
+def test_what_compares_classes_needs_two():
+    with pytest.raises(ValueError, match='needs two at least'): explain(Gives(lambda z: z[:, 0]), images(), layers='net.bn', method='finercam')
+    with pytest.raises(ValueError, match='no logits of classes'): explain(Gives(lambda z: z[:, 0]), images(), layers='net.bn').probs
+
+@pytest.mark.parametrize('f', [lambda z: dict(logits=z), Out, lambda z: dict(scores=z)], ids=['logits', 'dataclass', 'mapping'])
+def test_the_first_layers_run_once_whatever_the_output(f):
+    m, x, runs = Gives(f), images(1), []
+    m.net.conv1.register_forward_hook(lambda m, args, out: runs.append(len(out)))
+    explain(m, x, lambda out: (out['scores'] if isinstance(out, dict) and 'scores' in out else explain.__globals__['logits_of'](out))[:, 0], 'net.relu2', 'ablationcam')
+    assert runs==[1, 1]                                                       # the image; and once more, for all its variants
