@@ -219,7 +219,7 @@ def test_weights(tmp_path, tried):
         with pytest.raises(ValueError, match=match) as e: resnet18(weights=str(tmp_path/'x.pt'))
         tried(f'weights: {name}', said=str(e.value)[:110])
     state = {k: v.half() for k,v in small.state_dict().items()}
-    for name,text in {'args': '[1]', 'args ': '{"foo": 1}', ' args': '{"norm": []}', 'args  ': '{"weights": "x"}', 'classes': '5', 'classes ': '["cat"]', 'mean': '"abc"', 'std': '[0, 0, 0]', 'mean ': '[NaN, 0, 0]', 'anything': '{'}.items():
+    for name,text in {'args': '[1]', 'args ': '{"foo": 1}', ' args': '{"norm": []}', 'args  ': '{"weights": "x"}', 'classes': '5', 'classes ': '["cat"]', 'mean': '"abc"', 'std': '[0, 0, 0]', 'mean ': '[NaN, 0, 0]', 'recipe': '"quick"', 'recipe ': '{"size": 99999}', ' recipe': '{"size": "64"}', 'anything': '{'}.items():
         bad.write_bytes(save(state, {name.strip(): text}))
         with pytest.raises(ValueError) as e: load_model(str(bad))
         tried(f'weights: {name.strip()} is {text}', said=e.value)
