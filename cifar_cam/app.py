@@ -196,7 +196,7 @@ class App:
         self.chip = button('chip', '', 'show all images again', self.pick)
         self.stop = button('stop', 'stop computing', 'break off what is computed', self.stop_job)
         self.upload = control(W.FileUpload, 'upload', accept='image/*', description=UPLOAD_TEXT,
-                              tooltip='an image file; it is shrunk to 32x32')
+                              tooltip='an image file; it is resized to what the network knows')
         self.matrix = control(W.HTML, 'matrix', value=matrix(explorer))
         self.shared_parts, self.near = control(W.HTML, 'parts'), control(W.HTML, 'near')
         self.looking = None # thread that looks at the training images for the first time

@@ -19,7 +19,7 @@ from .core import is_main, rank, world_size
 from .recipes import RECIPES, get_recipe
 
 # %% ../nbs/09_cli.ipynb #7fe2a4b7
-def _recipe(name, seed, epochs, size, weights=None):
+def _recipe(name, seed, epochs, size=None, weights=None):
     "The recipe called `name`, with other seed, epochs and size of the images if they are given"
     given = {k: v for k,v in dict(seed=seed, epochs=epochs).items() if v is not None}
     recipe = replace(get_recipe(name), **given)
