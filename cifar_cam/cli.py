@@ -178,8 +178,8 @@ def explain(
     from cifar_cam.sources import load_picture
     model, photo, out = load_model(weights), load_picture(picture, size=None), _cam_file(picture, out)
     size = size_of(model)
-    fig, top = explain_picture(load_picture(picture, size=size), model, _list(classes), _list(layers), method, photo,
-                               name=Path(picture).name)
+    fig, top = explain_picture(load_picture(picture, size=size), model, _list(classes), _list(layers),
+                               method, photo, name=Path(picture).name)
     fig.save(out)
     print(f'seen at {size}x{size} as ' + ', '.join(f'{c} {p:.0%}' for c,p in top))
     print(f'drawn    {out}')

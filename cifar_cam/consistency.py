@@ -62,7 +62,8 @@ def coherency(
 )->torch.Tensor: # `(n,)`, 0 to 1, higher is better; .5 for an unrelated map
     "How much the map of what a map shows is like it (arXiv 2104.10252)"
     if maps.shape!=x[:, 0].shape:
-        raise ValueError(f'maps {tuple(maps.shape)} for images {tuple(x.shape)}: use `CamResult.resized`')
+        sizes = f'maps {tuple(maps.shape)} for images {tuple(x.shape)}'
+        raise ValueError(f'{sizes}: use `CamResult.resized`')
     through = x*scaled(maps).to(x)[:, None]
     again = explain(model, through, target, layer, method).resized(x.shape[-2:]).maps[layer]
     return (1+correlation(maps, again.to(maps)))/2

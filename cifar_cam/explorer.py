@@ -280,7 +280,8 @@ def names(self:Explorer, classes)->str:
 def gallery(self:Explorer)->object: # a `Gallery`; raises `ValueError` if there are no such images
     "The training images as the network sees them; made when first asked for"
     if self._gallery is None:
-        among = training_images(self.among, self.ims.images.shape[1]) if isinstance(self.among, str) else self.among
+        among, size = self.among, self.ims.images.shape[1]
+        if isinstance(among, str): among = training_images(among, size)
         if among is None or among.classes!=self.ims.classes:
             names = ', '.join(self.ims.classes)
             raise ValueError(f'there are no training images of the classes {names}')

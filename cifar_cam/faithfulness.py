@@ -358,7 +358,8 @@ def _answers(maps, target, layer, method, other, model, x, steps, fractions, hal
         d = average_drop(model, x, maps, target)
         return dict(deletion=deletion(model, x, maps, target, steps).auc,
                     insertion=insertion(model, x, maps, target, steps).auc,
-                    road=road(model, x, maps, target, fractions).score, drop=d.drop, increase=d.increase, **itself)
+                    road=road(model, x, maps, target, fractions).score,
+                    drop=d.drop, increase=d.increase, **itself)
 
 def _agreement(ranks, layer):
     "Mean rank correlation `(methods, methods)` of the maps at a layer, NaN where one has none"

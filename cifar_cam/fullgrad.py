@@ -35,7 +35,7 @@ class FullGrad:
     def __repr__(self): return f'{len(self.scores)} images, {len(self.terms)} terms'
 
 def _gradients(model, x, target):
-    "Logits `(n,)` of the classes, and for the image and each layer with a bias: its name, value, and gradient"
+    "Scores `(n,)`; and of the image and each layer with a bias the name, the value and the gradient"
     names, biases, outs = [], [], []
     def keep(name, m, args, out):
         outs.append(out if out.requires_grad else out.requires_grad_())
@@ -55,15 +55,17 @@ def fullgrad(
     model:nn.Module, # a classifier of linear layers, convolutions, batch norms, ReLUs and pools
     x:torch.Tensor, # normalised images `(n, c, h, w)`
     target=None, # one class, or `(n,)`; `None`: the predicted ones
-    tol:float=1e-3, # largest difference of a logit from the sum of its terms, relative to its largest term
+    tol:float=1e-3, # largest difference of a logit from the sum of its terms, by its largest term
 )->FullGrad: # raises `NoMap` if the terms do not add up to the logit
     "Share out a logit among the image and every bias (arXiv 1905.00780)"
     check_images(x)
-    with visit(model) as model: scores, found = _gradients(model, x.detach().clone().requires_grad_(), target)
+    leaf = x.detach().clone().requires_grad_()
+    with visit(model) as model: scores, found = _gradients(model, leaf, target)
     terms, maps = {}, torch.zeros_like(x[:, 0])
     for name,v,g in found:
-        if g.ndim not in (2, x.ndim): raise NoMap(f'layer {name!r} gives {tuple(g.shape)}, neither maps nor numbers')
-        part = g*(v if v.ndim>1 else v.view(1, -1, *[1]*len(places(g))))           # (n, k, h, w), or (n, k)
+        if g.ndim not in (2, x.ndim):
+            raise NoMap(f'layer {name!r} gives {tuple(g.shape)}, neither maps nor numbers')
+        part = g*(v if v.ndim>1 else v.view(1, -1, *[1]*len(places(g))))    # (n, k, h, w), or (n, k)
         terms[name] = terms.get(name, 0) + part.flatten(1).sum(1)
         if part.ndim==x.ndim:
             top = part.abs().flatten(1).amax(1).clamp_min(torch.finfo(part.dtype).tiny)

@@ -17,9 +17,11 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import temperature_of, choose, md_table
-from .layers import (as_inputs, as_maps, cam_layers, check_logits, check_output, check_stack,
-    default_layers, find_layers, in_this_thread, layer_name, logits_of, rows_of, run_with, visit, warn_of_batches)
-from .methods import (FINER_GAMMA, METHODS, Evidence, NoMap, enlarge, main_direction, weighted_sum)
+from cifar_cam.layers import (as_inputs, as_maps, cam_layers, check_logits, check_output, check_stack,
+    default_layers, find_layers, in_this_thread, layer_name, logits_of, rows_of, run_with, visit,
+    warn_of_batches)
+from cifar_cam.methods import (FINER_GAMMA, METHODS, Evidence, NoMap, enlarge, main_direction,
+    weighted_sum)
 
 # %% ../nbs/03_gradcam.ipynb #f79a12df
 class Taps:
@@ -45,7 +47,7 @@ class CamResult:
     "Raw maps of a batch, and the scores they explain"
     logits:torch.Tensor # `(n, classes)`; `None` if the model gives something else
     target:torch.Tensor # int64 `(n,)` or `(n, t)`: classes explained; `None` for a function
-    maps:dict # layer name -> `(n, h, w)`, or `(n, t, h, w)` for several classes an image; `d` before `h` for volumes
+    maps:dict # layer name -> `(n, h, w)`, or `(n, t, h, w)` for several classes; volumes: `d` before `h`
     method:str='gradcam' # key in `METHODS`
     temperature:float=1. # divides the logits before they become probabilities
     scores:torch.Tensor=None # what is explained, `(n,)` or `(n, t)`: such as the logits of `target`
@@ -200,8 +202,8 @@ def _names(model, inputs, layers, reshape, target):
     "The layers to explain, each once"
     if layers is None:
         rows = torch.arange(len(inputs[0]), device=inputs[0].device)
-        score = partial(_of_function, target, _takes_rows(target), rows=rows) if callable(target) else None
-        return default_layers(model, inputs, reshape, score)
+        def score(out): return _of_function(target, _takes_rows(target), out, rows)
+        return default_layers(model, inputs, reshape, score if callable(target) else None)
     if isinstance(layers, (str, nn.Module)): layers = [layers]
     names = [layer_name(model, l) for l in layers]
     if not names: raise ValueError('no layers were asked for')
@@ -231,7 +233,8 @@ def _scores(run, scorers):
     rows = torch.arange(len(run.inputs[0]), device=run.inputs[0].device)
     scores = [scorer(run.out, rows) for scorer in scorers]
     for s in scores:
-        if s.isnan().any(): raise ValueError(f'the score of image {s.isnan().nonzero()[0].item()} is NaN')
+        bad = s.isnan().nonzero()
+        if len(bad): raise ValueError(f'the score of image {bad[0].item()} is NaN')
     return scores
 
 def _backward(scores, taps, keep, graph):
@@ -297,8 +300,8 @@ def _result(logits, classes, scores, maps, method, temperature):
 
 # %% ../nbs/03_gradcam.ipynb #209c5949
 def explain(
-    model:nn.Module, # any model; a classifier gives logits `(n, classes)`, or something that has `logits`
-    x, # normalised images `(n, c, h, w)` or volumes `(n, c, d, h, w)`; or a tuple of them and other inputs
+    model:nn.Module, # any model; a classifier gives `(n, classes)`, or something that has `logits`
+    x, # normalised images `(n, c, h, w)`, or volumes `(n, c, d, h, w)`; or a tuple of inputs
     target=None, # `None` (predicted), int, `(n,)`, `(n, t)`, or a function: output (and rows) -> scores
     layers=None, # layer or layers, by name or as modules; `None`: `default_layers`
     method:str='gradcam', # key in `METHODS`
@@ -316,7 +319,7 @@ def explain(
     if smooth<0 or bs<1 or not noise>=0:
         raise ValueError('smooth and noise must be 0 or more and bs at least 1, '
                          f'not {smooth}, {noise} and {bs}')
-    with visit(model, frozen=not graph) as model:  # in evaluation mode, with gradients; afterwards as it was
+    with visit(model, frozen=not graph) as model:  # in evaluation mode; afterwards as it was
         if not graph: inputs = tuple(map(_detached, inputs))
         names = _names(model, inputs, layers, reshape, target)
         warn_of_batches(model)   # of layers that mix a batch's images even in evaluation mode

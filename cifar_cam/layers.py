@@ -25,7 +25,7 @@ from .methods import NoMap
 
 # %% ../nbs/engine/layers.ipynb #ac04acfb
 def as_inputs(
-    x, # normalised images `(n, c, h, w)` or volumes `(n, c, d, h, w)`; or a tuple of them and of other inputs
+    x, # normalised images `(n, c, h, w)`, or volumes `(n, c, d, h, w)`; or a tuple of inputs
 )->tuple: # of tensors, as many long as there are images; raises `ValueError` if it is something else
     "What a model is called with, the images first"
     xs = tuple(x) if isinstance(x, (tuple, list)) else (x,)
@@ -121,7 +121,7 @@ def hooked(
 def as_maps(
     out, # what a layer returned
     reshape=None, # function that makes maps of it
-)->torch.Tensor: # `(n, k, h, w)` or `(n, k, d, h, w)`; `None` if it is no stack of maps; raises what `reshape` does
+)->torch.Tensor: # `(n, k, h, w)` or `(n, k, d, h, w)`; `None` for others; raises what `reshape` does
     "The output of a layer as a stack of maps"
     if not isinstance(out, torch.Tensor) or not out.is_floating_point(): return None
     if reshape: out = reshape(out)
@@ -149,7 +149,8 @@ def layer_name(
     if isinstance(layer, str): return layer.removeprefix('_orig_mod.')
     for n,m in model.named_modules():
         if m is layer and n: return n
-    raise NoMap(f'{type(layer).__name__} is no layer of the model: give its dotted name, or the module itself')
+    raise NoMap(f'{type(layer).__name__} is no layer of the model: '
+                'give its dotted name, or the module itself')
 
 def find_layers(
     model:nn.Module, # any model
@@ -211,7 +212,8 @@ def survey(
             errors.append(e)
             maps = None
         if not isinstance(out, torch.Tensor) or out.ndim<3 or out.shape==two.shape: return
-        fits = maps is not None and maps.ndim==two.ndim and len(maps)==2 and like_images(*maps.shape[-2:], two)
+        fits = maps is not None and (maps.ndim, len(maps))==(two.ndim, 2)
+        fits = fits and like_images(*maps.shape[-2:], two)
         if fits and (reshape or not _channels_last(module)): seen[name] = tuple(maps.shape[1:])
         elif len(out)==2 and out[0].numel()>max(out.shape[1:]): seen[name] = None
     def left_out(m): return hasattr(m, 'no_map') or isinstance(m, nn.AdaptiveAvgPool2d)
@@ -278,7 +280,7 @@ def default_layers(
     model:nn.Module, # any model
     x, # images, or a tuple of inputs, as for `explain`; one image is enough
     reshape=None, # as for `explain`
-    score=None, # function: what the model gives -> scores `(n,)`; `None`: the highest logit of the first image
+    score=None, # function: output -> scores `(n,)`; `None`: the highest logit of the first image
 )->list: # layer names; raises `NoMap` if there is no good choice
     "The layers that `explain` takes if none are named"
     with visit(model) as model:

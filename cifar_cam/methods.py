@@ -132,7 +132,7 @@ def main_direction(
     return _like_maps(torch.where(agrees.sum(1, keepdim=True)<0, -v, v), maps)
 
 def eigencam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
-    "Eigen-CAM (arXiv 2008.00299): the strongest direction of the activations; the sum of the map is positive"
+    "Eigen-CAM (arXiv 2008.00299): strongest direction of the activations; its map has a positive sum"
     return main_direction(e.acts, torch.ones_like(e.acts[:, 0]))
 
 METHODS['eigencam'] = Method(eigencam_weights, True, source='arXiv 2008.00299',
@@ -144,8 +144,9 @@ def eigengradcam_weights(e:Evidence)->torch.Tensor: # `(n, k, h, w)`
     given = e.grads*e.acts
     return e.grads*main_direction(given, given.sum(1))
 
-METHODS['eigengradcam'] = Method(eigengradcam_weights, True, source='github.com/jacobgil/pytorch-grad-cam',
-    about='the strongest pattern of what was contributed: less noisy than HiResCAM, specific to the class')
+METHODS['eigengradcam'] = Method(eigengradcam_weights, True,
+    source='github.com/jacobgil/pytorch-grad-cam',
+    about='the strongest pattern of what was contributed: finds one thing, and leaves out the rest')
 
 # %% ../nbs/engine/methods.ipynb #eff3dfb9
 def ablationcam_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`

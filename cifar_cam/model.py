@@ -175,7 +175,8 @@ def _check_meta(meta):
     if t is not None and not (isinstance(t, (int, float)) and t>0):
         raise ValueError(f'temperature is {t!r}, not above 0')
     r = meta.get('recipe') or {}
-    if not isinstance(r, dict) or not isinstance(r.get('size', SIDE), int) or not 8<=r.get('size', SIDE)<=1024:
+    size = r.get('size', SIDE) if isinstance(r, dict) else None
+    if not isinstance(size, int) or not 8<=size<=1024:
         raise ValueError(f'recipe is {r!r}, not one')
     for k,low in (('mean', 0), ('std', 1e-6)):
         v = meta.get(k)

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from .calibration import calibration, ece_interval, fit_temperature
-from .core import SIDE, absolute_source, changes, choose, is_main, reading, size_of, world_size, write_file
+from .core import (SIDE, absolute_source, changes, choose, is_main, reading, size_of,
+    world_size, write_file)
 from cifar_cam.data import (check_classes, get_dl, get_dls, load_images, norm_stats,
     normalize)
 from .export import fold
@@ -377,7 +378,8 @@ def _evaluated(model, ims, weights, **about):
         most_confused=[(names[t], names[p], k) for t,p,k in ev.most_confused(5)], **machine(device))
 
 def _where(data, ims, split):
-    return dict(data=absolute_source(data, SOURCES), source=ims.source, split=split, size=ims.images.shape[1])
+    return dict(data=absolute_source(data, SOURCES), source=ims.source, split=split,
+                size=ims.images.shape[1])
 
 # %% ../nbs/engine/runs.ipynb #6edeb343
 def measure(

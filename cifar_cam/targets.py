@@ -22,7 +22,8 @@ def _of_rows(given, rows):
 
 def _check_class(c, n):
     c = torch.as_tensor(c)
-    if c.numel()==0 or c.min()<0 or c.max()>=n: raise ValueError(f'class {c.tolist()}: they run from 0 to {n-1}')
+    if c.numel() and 0<=c.min() and c.max()<n: return
+    raise ValueError(f'class {c.tolist()}: they run from 0 to {n-1}')
 
 def in_mask(
     mask, # `(h, w)`, or `(n, h, w)` with one for each image: not zero where the scores are added up
@@ -55,7 +56,8 @@ def of_box(
     "The score of the detection of class `c` that overlaps most with a box"
     given = torch.as_tensor(box, dtype=torch.float)
     given = given[None] if given.ndim==1 else given
-    if given.ndim!=2 or given.shape[1]!=4: raise ValueError(f'box must be (4,) or (n, 4), not {tuple(given.shape)}')
+    if given.ndim!=2 or given.shape[1]!=4:
+        raise ValueError(f'box must be (4,) or (n, 4), not {tuple(given.shape)}')
     def one(found, box):
         overlap = _overlap(found['boxes'].detach(), box)
         overlap = torch.where((found['labels']==c) & (overlap>=least), overlap, 0.)
@@ -70,7 +72,7 @@ def of_box(
 def rather_than(
     c, # number of a class, or `(n,)`: one for each image
     rivals, # numbers of other classes `(r,)` for all images, or `(n, r)`
-    gamma:float=FINER_GAMMA, # share of the rivals' mean logit that is subtracted; 1: the plain difference
+    gamma:float=FINER_GAMMA, # share of the rivals' mean logit to subtract; 1: the plain difference
 ): # a function for `target`
     "The logit of a class, minus a share of the mean logit of chosen others"
     c, rivals = torch.atleast_1d(torch.as_tensor(c)), torch.as_tensor(rivals)
