@@ -86,7 +86,7 @@ def test_a_network_for_all_of_cifar10_is_measured_on_both_test_splits(tmp_path, 
     from cifar_cam.data import load_images, normalize
     from cifar_cam.model import load_model
     from cifar_cam.report import write_report
-    monkeypatch.setattr(runs, 'load_images', lambda *a: load_images(*a)[:60])        # some of each will do
+    monkeypatch.setattr(runs, 'load_images', lambda *a, **kw: load_images(*a, **kw)[:60])        # some of each will do
     m = runs.evaluate_run(tmp_path, 'jpeg', 'cifar10')
     assert (m['source'], m['data'], [o['source'] for o in m['others']])==('lossless sample', 'sample', ['CIFAR-10 as JPEG'])
     model = load_model()
