@@ -55,9 +55,8 @@ class Keeps(nn.Module):
 def reference(model, x, layer, reshape):
     "Grad-CAM of the predicted class from its formula, in float64"
     model, maps = copy.deepcopy(model).double(), reshape or (lambda v: v)
-    parent, _, last = layer.rpartition('.')
     held = Keeps(model.get_submodule(layer))
-    setattr(model.get_submodule(parent), last, held) if not last.isdigit() else model.get_submodule(parent).__setitem__(int(last), held)
+    model.set_submodule(layer, held)
     model(x.double()).amax().backward()
     A, g = maps(held.out.detach())[0], maps(held.out.grad)[0]
     return sum(gk.mean()*Ak for Ak,gk in zip(A, g)).clamp_min(0)

@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .consistency import coherency, complexity, scaled, sensitivity
+from .consistency import check_size, coherency, complexity, scaled, sensitivity
 from .core import choose, md_table, progress_bar, reading, write_file
 from .gradcam import METHODS, class_numbers, explain
 from .layers import check_logits, logits_of, visit
@@ -51,11 +51,6 @@ class Curve:
     def auc(self): # `(n,)`, 0 to 1
         return torch.trapezoid(self.probs, self.fractions, dim=1)
 
-def _same_size(maps, x):
-    "Refuse maps of another size than the images"
-    if maps.shape==x[:,0].shape: return
-    raise ValueError(f'maps {tuple(maps.shape)} for images {tuple(x.shape)}: use `CamResult.resized`')
-
 def _probs(model, x, target):
     "Probability `(n,)` of the class `target`, an int or `(n,)`"
     with visit(model) as model, torch.no_grad(): z = logits_of(model(x.clone()))
@@ -70,7 +65,7 @@ def _probs(model, x, target):
 # %% ../nbs/07_faithfulness.ipynb #b7e630c5
 def _curve(model, first, last, maps, target, steps, seed):
     "Follow the probability while `first` becomes `last`, the most important pixels first"
-    _same_size(maps, first)
+    check_size(maps, first)
     if steps<1: raise ValueError(f'steps must be at least 1, not {steps}')
     order, n = rank(maps, seed).view_as(maps)[:, None], maps[0].numel()
     mixed = (torch.where(order < round(n*i/steps), last, first) for i in range(steps+1))
@@ -157,7 +152,7 @@ def road(
     seed:int=0, # of the order among equal pixels, and of the noise
 )->Road: # raises `ValueError` for maps of another size or fractions out of range
     "Remove pixels in order of importance and fill them in (ROAD, arXiv 2202.00449)"
-    _same_size(maps, x)
+    check_size(maps, x)
     if not fractions or not all(0<f<1 for f in fractions):
         raise ValueError(f'fractions must be above 0 and below 1, not {fractions}')
     order, n = rank(maps, seed).view_as(maps), maps[0].numel()
@@ -186,7 +181,7 @@ def average_drop(
     target, # int or `(n,)`: the class that the maps explain
 )->Drop: # raises `ValueError` for maps of another size
     "Multiply each image by its map, scaled to a maximum of 1 (arXiv 1710.11063)"
-    _same_size(maps, x)
+    check_size(maps, x)
     _no_nan(maps)
     through = x*scaled(maps.to(x))[:, None]
     return Drop(_probs(model, x, target), _probs(model, through, target))
@@ -391,14 +386,16 @@ def compare_methods(
     if base.target is None: raise ValueError('target must be classes, (n,) or (n, t), not a function')
     t, values, ranks, refused = base.target.view(len(x), -1), {}, {}, {}
     other = base.logits.scatter(1, t, torch.inf).argmin(1, keepdim=True)       # the least likely class
+    asked = torch.cat([t, other], 1) if at is None else t
     score = partial(_answers, model=model, x=x, steps=steps, fractions=fractions, half=half)
     if at is not None: score = partial(_on_mark, at=at, margin=margin)
     names = dict.fromkeys([*(methods or METHODS), 'random'])
     for m in progress_bar(names, desc='comparing', unit='method', show=progress):
-        for l,v in _maps_or_reasons(model, x, torch.cat([t, other], 1), list(base.maps), m, bs):
+        for l,v in _maps_or_reasons(model, x, asked, list(base.maps), m, bs):
             if isinstance(v, ValueError): refused[m,l] = str(v); continue
-            ranks[m,l] = _ranks(v[:, :-1].flatten(0, 1))
-            each = [score(maps, c, l, m, v[:, -1]) for maps,c in zip(v[:, :-1].unbind(1), t.unbind(1))]
+            own = v[:, :t.shape[1]]
+            ranks[m,l] = _ranks(own.flatten(0, 1))
+            each = [score(maps, c, l, m, v[:, -1]) for maps,c in zip(own.unbind(1), t.unbind(1))]
             for k in each[0]: values[m,l,k] = torch.stack([e[k].float().cpu() for e in each], 1)
     return Comparison(values, {l: _agreement(ranks, l) for l in base.maps}, refused)
 

@@ -51,6 +51,7 @@ def _gradients(model, x, target):
     found = zip(['image', *names], [x, *biases], grads)
     return scores.detach(), [(n, v.detach(), g) for n,v,g in found if g is not None]
 
+# %% ../nbs/engine/fullgrad.ipynb #2f482461
 def fullgrad(
     model:nn.Module, # a classifier of linear layers, convolutions, batch norms, ReLUs and pools
     x:torch.Tensor, # normalised images `(n, c, h, w)`

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from cifar_cam.gradcam import METHODS, CamResult, cam_layers, default_layers, explain
+from cifar_cam.layers import logits_of
 from test_foreign_models import images, one_thread, same, small
 
 EVERY = [k for k in METHODS if k!='cam']
@@ -229,5 +230,5 @@ def test_what_compares_classes_needs_two():
 def test_the_first_layers_run_once_whatever_the_output(f):
     m, x, runs = Gives(f), images(1), []
     m.net.conv1.register_forward_hook(lambda m, args, out: runs.append(len(out)))
-    explain(m, x, lambda out: (out['scores'] if isinstance(out, dict) and 'scores' in out else explain.__globals__['logits_of'](out))[:, 0], 'net.relu2', 'ablationcam')
+    explain(m, x, lambda out: (out['scores'] if isinstance(out, dict) and 'scores' in out else logits_of(out))[:, 0], 'net.relu2', 'ablationcam')
     assert runs==[1, 1]                                                       # the image; and once more, for all its variants
