@@ -476,7 +476,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'cifar_cam/neighbours.py'),
                                       'cifar_cam.neighbours._best': ('engine/neighbours.html#_best', 'cifar_cam/neighbours.py'),
                                       'cifar_cam.neighbours._cache_file': ('engine/neighbours.html#_cache_file', 'cifar_cam/neighbours.py'),
-                                      'cifar_cam.neighbours._read': ('engine/neighbours.html#_read', 'cifar_cam/neighbours.py'),
+                                      'cifar_cam.neighbours.cached': ('engine/neighbours.html#cached', 'cifar_cam/neighbours.py'),
                                       'cifar_cam.neighbours.features': ('engine/neighbours.html#features', 'cifar_cam/neighbours.py'),
                                       'cifar_cam.neighbours.gallery': ('engine/neighbours.html#gallery', 'cifar_cam/neighbours.py'),
                                       'cifar_cam.neighbours.last_linear': ('engine/neighbours.html#last_linear', 'cifar_cam/neighbours.py'),

@@ -24,7 +24,7 @@ from .data import check_classes, load_images, norm_stats, normalize, people
 from .gradcam import METHODS, CamResult, default_layers, explain
 from .methods import NoMap
 from .model import load_model
-from .neighbours import features, training_images
+from .neighbours import cached, features, training_images
 from .neighbours import gallery as make_gallery
 from .viz import ZOOM, overlay_cam, overlay_difference, votes_text
 
@@ -60,7 +60,8 @@ class Explorer:
     def _predict(self, images):
         "The model's logits for `images`, on the CPU"
         with eval_mode(self.model), torch.no_grad():
-            return self.model(self._inputs(images)).float().cpu()
+            x = self._inputs(images).contiguous(memory_format=torch.channels_last)
+            return self.model(x).float().cpu()
 
 # %% ../nbs/05_explorer.ipynb #43c4de51
 def explorer_of(
@@ -75,10 +76,12 @@ def explorer_of(
 # %% ../nbs/05_explorer.ipynb #c19a3305
 @patch(as_prop=True)
 def logits(self:Explorer)->torch.Tensor: # `(n, classes)`, on the CPU
-    "The model's scores for every image; computed when first asked for"
+    "The model's scores for every image; computed when first asked for, and kept for the next time"
+    def scores(images):
+        batches = [images[i:i+64] for i in range(0, len(images), 64)]
+        return torch.cat([self._predict(b) for b in batches]).numpy()
     if self._logits is None:
-        batches = [self.ims.images[i:i+256] for i in range(0, len(self.ims), 256)]
-        self._logits = torch.cat([self._predict(b) for b in batches])
+        self._logits = torch.from_numpy(cached('logits', self.model, self.ims.images, scores))
     return self._logits
 
 @patch(as_prop=True)

@@ -2,6 +2,7 @@
 import importlib.util
 from pathlib import Path
 import pytest
+import warm
 
 root = Path(__file__).parent.parent
 pages = [p for folder in ('', 'engine', 'tutorials') for p in sorted((root/'nbs'/folder).glob('*.ipynb'))]
@@ -14,8 +15,10 @@ def tool(name):
     return module
 
 @pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
-def test_page(page, shown):
+def test_page(page, shown, monkeypatch):
     import nbformat
+    from jupyter_client.provisioning import local_provisioner
+    monkeypatch.setattr(local_provisioner, 'launch_kernel', warm.launch_kernel)
     if page.stem=='peers': pytest.importorskip('torchcam')        # Python 3.11 or later
     run = tool('pages')
     stored, ran = ({c.id: run.pictures(c) for c in nb.cells} for nb in (nbformat.read(page, as_version=4), run.run(page)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import pytest
 import torch
+import warm                                                                    # says what a process is forked with
 from torch import nn
 from cifar_cam.data import get_dls, load_images
 from cifar_cam.sources import ASSETS
@@ -55,7 +56,6 @@ def read(folder):
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path, tried):
     mp, dice, kills, runs = multiprocessing.get_context('forkserver'), random.Random(0), 0, 0
-    mp.set_forkserver_preload(['cifar_cam.train', 'cifar_cam.data', 'albumentations', 'accelerate'])
     while kills<KILLS:
         runs += 1
         folder = tmp_path/f'run{runs}'
