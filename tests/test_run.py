@@ -3,10 +3,11 @@ import csv, io, json, math, os, re, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pytest, torch
+import warm
 
 def cifar_cam(*args, cwd):
     "Run the installed command"
-    return subprocess.run([Path(sys.executable).with_name('cifar-cam'), *map(str, args)], capture_output=True, text=True, cwd=cwd)
+    return warm.run(Path(sys.executable).with_name('cifar-cam'), *args, cwd=cwd)
 
 @pytest.fixture(scope='module')
 def shipped(tmp_path_factory):

@@ -1,14 +1,15 @@
 "Processes that need not import torch: forked from one that has"
-import multiprocessing, os, runpy, sys
+import multiprocessing, os, runpy, subprocess, sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 multiprocessing.set_forkserver_preload(['torch._dynamo', 'torchvision', 'albumentations', 'accelerate', 'scipy.sparse.linalg', 'ipykernel.kernelapp'])     # what each of many processes would import; but for matplotlib, which asks where it is
 
-def become(args, env, cwd, out, started):
-    "Do what `python *args` does, and say everything into the file `out`"
+def become(args, env, cwd, files, started):
+    "Do what `python *args` does; `files` are for stdout and stderr"
     os.setsid()
-    if out:
-        with open(out, 'a') as f: os.dup2(f.fileno(), 1), os.dup2(f.fileno(), 2)
+    for number,path in enumerate(files, 1):
+        with open(path, 'a') as f: os.dup2(f.fileno(), number)
     os.chdir(cwd or '.')
     os.environ.clear()
     os.environ.update(env)
@@ -23,10 +24,10 @@ def become(args, env, cwd, out, started):
 class Popen:
     "A running `python *args`, as far as a kernel's manager and our tests ask for it"
     stdin = stdout = stderr = None
-    def __init__(self, args, env=None, cwd=None, out=None):
+    def __init__(self, args, env=None, cwd=None, files=()):
         mp = multiprocessing.get_context('forkserver')
         started = mp.Event()
-        self.process = mp.Process(target=become, args=(list(map(str, args)), dict(os.environ if env is None else env), cwd, out, started))
+        self.process = mp.Process(target=become, args=(list(map(str, args)), dict(os.environ if env is None else env), cwd, files, started))
         self.process.start()
         assert started.wait(120)
         self.pid = self.process.pid
@@ -37,6 +38,13 @@ class Popen:
     def send_signal(self, number): os.kill(self.pid, number)
     def terminate(self): self.process.terminate()
     def kill(self): self.process.kill()
+
+def run(*args, env=None, cwd=None):
+    "What became of `python *args`, as `subprocess.run` tells it"
+    with TemporaryDirectory() as d:
+        files = [Path(d)/name for name in ('stdout', 'stderr')]
+        code = Popen(args, env, cwd, files).wait()
+        return subprocess.CompletedProcess(args, code, *(f.read_text() for f in files))
 
 def launch_kernel(cmd, env=None, cwd=None, **kw):
     "What `jupyter_client` starts kernels by"

@@ -65,7 +65,7 @@ def run(folder, processes, source, *more):
     out.unlink(missing_ok=True)
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
     def env(rank): return dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_ADDR='127.0.0.1', MASTER_PORT=port) if processes>1 else {}
-    each = [warm.Popen([script, folder, *more], CPU | dict(TQDM_DISABLE='1') | {k: str(v) for k,v in env(rank).items()}, out=out) for rank in range(processes)]
+    each = [warm.Popen([script, folder, *more], CPU | dict(TQDM_DISABLE='1') | {k: str(v) for k,v in env(rank).items()}, files=[out, out]) for rank in range(processes)]
     return max((p.wait(400) for p in each), key=abs), out.read_text()
 
 def torchrun(folder, processes, *more):
