@@ -1,22 +1,24 @@
 """How fast heatmaps are made, against grad-cam, torchcam and captum; everything interleaved in one run on one machine
 
-    python benchmarks/cam.py [--batches 1 32 256] [--rounds 5] [--out FILE.json]
+    python benchmarks/cam.py [--batches 1 32 256] [--rounds 5] [--dataset 10000] [--out FILE.json]
 
 Grad-CAM of real test images at the four stages of the shipped network, for the predicted class. `ours` is `explain`; `folded` the
 same with the copy that `fold` makes, which torchcam, the fastest peer, is given too, and `folded, bf16` that under autocast. grad-cam
 and captum take one layer a call; grad-cam's time includes enlarging and scaling its maps. A round times each tool once; ratios are
 taken within a round, and their median is told. Then Score-CAM and Ablation-CAM of one image at `layer4` (512 maps, in batches of 64),
-and the memory that one call on 32 images adds to a fresh process at its peak (Linux).
+the maps of the JPEG test split written to disk, and the memory that one call on 32 images adds to a fresh process at its peak (Linux).
 """
 import argparse, contextlib, io, json, statistics, subprocess, sys, time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tqdm.auto import tqdm
 
-from cifar_cam.data import load_images, normalize
+from cifar_cam.atlas import explain_dataset
+from cifar_cam.data import get_dl, load_images, normalize
 from cifar_cam.export import fold
 from cifar_cam.gradcam import explain
 from cifar_cam.model import STAGES, load_model
@@ -79,6 +81,17 @@ def interleaved(calls, x, rounds):
     med = statistics.median
     return {k: round(med(v), 4) for k,v in times.items()}, {k: {o: round(med(a/b for a,b in zip(v, w)), 3) for o,w in times.items()} for k,v in times.items()}
 
+def to_disk(n):
+    "Seconds for the maps of the first `n` JPEG test images at the four stages, with reading them and writing maps"
+    net, dl = load_model(), get_dl(load_images('jpeg', 'test')[:n])
+    def seconds(model, half=False):
+        with TemporaryDirectory() as d, torch.autocast('cpu', torch.bfloat16, enabled=half):
+            start = time.perf_counter()
+            explain_dataset(model, dl, d, progress=False)
+            return round(time.perf_counter()-start, 1)
+    fast = fold(net, next(iter(dl))[0][:1])
+    return dict(images=n, seconds={'ours': seconds(net), 'ours, folded': seconds(fast), 'ours, folded, bf16': seconds(fast, True)})
+
 def peak(name):
     "MiB that one call on 32 images adds to this process at its peak; for a process of its own"
     def status(key): return int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith(key)).split()[1])/1024
@@ -94,6 +107,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--batches', type=int, nargs='+', default=[1, 32, 256], help='images a call')
     p.add_argument('--rounds', type=int, default=5, help='timed rounds')
+    p.add_argument('--dataset', type=int, default=10_000, metavar='N', help='images of which maps are written to disk')
     p.add_argument('--out', help='file for the figures, as JSON')
     p.add_argument('--peak', help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -104,8 +118,10 @@ def main():
     for name,calls,x,rounds in tqdm(jobs, desc='measuring'):
         out['rounds'][name] = rounds
         out['seconds'][name], out['ratios'][name] = interleaved(calls, x, rounds)
+    out['to_disk'] = to_disk(a.dataset)
     out['peak_mib'] = {k: int(subprocess.run([sys.executable, __file__, '--peak', k], capture_output=True, text=True, check=True).stdout) for k in tools(images)}
     for n,r in out['seconds'].items(): print(f'{n:>12}  ' + '  '.join(f'{k} {s*1000:.0f} ms' for k,s in r.items()))
+    print(f'{a.dataset:>12,}  ' + '  '.join(f'{k} {s:.0f} s' for k,s in out['to_disk']['seconds'].items()))
     print('memory, MiB  ' + '  '.join(f'{k} {v}' for k,v in out['peak_mib'].items()))
     if a.out: open(a.out, 'w').write(json.dumps(out, indent=1))
 

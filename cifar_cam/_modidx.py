@@ -147,6 +147,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'cifar_cam.core._Lines.__init__': ('engine/core.html#_lines.__init__', 'cifar_cam/core.py'),
                                 'cifar_cam.core._Lines.close': ('engine/core.html#_lines.close', 'cifar_cam/core.py'),
                                 'cifar_cam.core._Lines.status_printer': ('engine/core.html#_lines.status_printer', 'cifar_cam/core.py'),
+                                'cifar_cam.core._put': ('engine/core.html#_put', 'cifar_cam/core.py'),
                                 'cifar_cam.core.absolute_source': ('engine/core.html#absolute_source', 'cifar_cam/core.py'),
                                 'cifar_cam.core.changes': ('engine/core.html#changes', 'cifar_cam/core.py'),
                                 'cifar_cam.core.choose': ('engine/core.html#choose', 'cifar_cam/core.py'),

@@ -103,6 +103,9 @@ def md_table(
 # %% ../nbs/engine/core.ipynb #a24c3f41
 _held, _lock = {}, RLock()
 
+def _put(o, attr, value):
+    if getattr(o, attr)!=value: setattr(o, attr, value)      # modules take their time to set one
+
 @contextmanager
 def hold(
     things, # objects that are alive meanwhile, such as modules or parameters
@@ -114,14 +117,14 @@ def hold(
         for o in things:
             visitors, was = _held.get((id(o), attr), (0, getattr(o, attr)))
             _held[id(o), attr] = visitors+1, was
-            setattr(o, attr, value)
+            _put(o, attr, value)
     try: yield
     finally:
         with _lock:
             for o in things:
                 visitors, was = _held.pop((id(o), attr))
                 if visitors>1: _held[id(o), attr] = visitors-1, was
-                else: setattr(o, attr, was)
+                else: _put(o, attr, was)
 
 def eval_mode(
     model # any `nn.Module`
