@@ -104,7 +104,8 @@ def md_table(
 _held, _lock = {}, RLock()
 
 def _put(o, attr, value):
-    if getattr(o, attr)!=value: setattr(o, attr, value)      # modules take their time to set one
+    "Set an attribute, unless it is that already: modules take their time"
+    if getattr(o, attr) is not value: setattr(o, attr, value)
 
 @contextmanager
 def hold(

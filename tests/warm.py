@@ -34,6 +34,7 @@ class Popen:
     def poll(self): return self.process.exitcode
     def wait(self, timeout=None):
         self.process.join(timeout)
+        if self.poll() is None: raise subprocess.TimeoutExpired('python', timeout)
         return self.poll()
     def send_signal(self, number): os.kill(self.pid, number)
     def terminate(self): self.process.terminate()

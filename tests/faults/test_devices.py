@@ -66,7 +66,9 @@ def run(folder, processes, source, *more):
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
     def env(rank): return dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_ADDR='127.0.0.1', MASTER_PORT=port) if processes>1 else {}
     each = [warm.Popen([script, folder, *more], CPU | dict(TQDM_DISABLE='1') | {k: str(v) for k,v in env(rank).items()}, files=[out, out]) for rank in range(processes)]
-    return max((p.wait(400) for p in each), key=abs), out.read_text()
+    try: return max((p.wait(400) for p in each), key=abs), out.read_text()
+    finally:
+        for p in each: p.kill()                                                      # if one does not end, no other waits for it
 
 def torchrun(folder, processes, *more):
     "The same, started by torchrun"
