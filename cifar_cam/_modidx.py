@@ -639,6 +639,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'cifar_cam.runs._plant': ('engine/runs.html#_plant', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._read_answers': ('engine/runs.html#_read_answers', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._share': ('engine/runs.html#_share', 'cifar_cam/runs.py'),
+                                'cifar_cam.runs._some': ('engine/runs.html#_some', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._take_over': ('engine/runs.html#_take_over', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._taken': ('engine/runs.html#_taken', 'cifar_cam/runs.py'),
                                 'cifar_cam.runs._temperature': ('engine/runs.html#_temperature', 'cifar_cam/runs.py'),

@@ -270,6 +270,7 @@ def _score_table(comparison):
 
 def faithfulness(
     weights:str='cifar10', # 'cifar10' (shipped) or a file
+    data:str='sample', # images, a name in SOURCES
     images:int=16, # how many mistakes to explain, and how many marked images, at least 2
     methods:str=None, # methods, with commas: gradcam,layercam (default: all)
     out:str=None, # folder for the tables; must be new or empty (default: the next free one in runs/)
@@ -277,7 +278,7 @@ def faithfulness(
     "Score every method at every stage: which map can be believed?"
     from cifar_cam.faithfulness import load_comparison
     from cifar_cam.runs import faithfulness_run
-    folder = faithfulness_run(weights, images, out, _list(methods))
+    folder = faithfulness_run(weights, images, out, _list(methods), data)
     for path in sorted(folder.glob('*.json')):
         c, about = load_comparison(path)
         print(f'\n{path.stem}, {about["images"]} images: '
