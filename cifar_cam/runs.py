@@ -510,7 +510,8 @@ def faithfulness_run(
     if images<2: raise ValueError(f'images must be at least 2, not {images}')
     for m in methods or (): choose(METHODS, m, 'method')
     model, device = load_model(weights), best_device()
-    ims, half = _images_for(model, data, 'test'), precision(device.type)=='bf16'
+    train, ims = (_images_for(model, data, split) for split in ('train', 'test'))
+    half = precision(device.type)=='bf16'
     ev, _ = _evaluated(model, ims, weights)
     out, start = new_run('faithfulness', out), time.perf_counter()
     def write(name, comparison, n, **more):
@@ -521,8 +522,7 @@ def faithfulness_run(
     if len(wrong)>1:
         scores = _compare_mistakes(model, ims, ev, wrong, methods, half)
         write('comparison', scores, len(wrong))
-    learnt = _some(_images_for(model, data, 'train'), PLANTING)
-    planted = _plant(model, learnt, _some(ims, max(200, images)), half)
+    planted = _plant(model, _some(train, PLANTING), _some(ims, max(200, images)), half)
     scores, n = _compare_planted(planted, images, methods), min(images, len(planted.x))
     write('planted', scores, n, target=ims.classes[planted.target], shares=planted.shares)
     return out
