@@ -260,6 +260,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cifar_cam.export._run_onnx': ('engine/export.html#_run_onnx', 'cifar_cam/export.py'),
                                   'cifar_cam.export._store': ('engine/export.html#_store', 'cifar_cam/export.py'),
                                   'cifar_cam.export._threshold_backward': ('engine/export.html#_threshold_backward', 'cifar_cam/export.py'),
+                                  'cifar_cam.export._unbound': ('engine/export.html#_unbound', 'cifar_cam/export.py'),
                                   'cifar_cam.export._watch': ('engine/export.html#_watch', 'cifar_cam/export.py'),
                                   'cifar_cam.export.export_onnx': ('engine/export.html#export_onnx', 'cifar_cam/export.py'),
                                   'cifar_cam.export.fold': ('engine/export.html#fold', 'cifar_cam/export.py')},

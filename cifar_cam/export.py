@@ -136,12 +136,24 @@ def _explanation(model, layers, methods):
     return run
 
 # %% ../nbs/engine/export.ipynb #7385f63d
+def _unbound(*tensors):
+    "The tensors without data and with any number of rows, and the mode to compute with them"
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental import symbolic_shapes as shapes
+    mode = FakeTensorMode(shape_env=shapes.ShapeEnv(), allow_non_fake_inputs=True)
+    def unbound(t):
+        sizes = [shapes.DimDynamic.DYNAMIC] + [shapes.DimDynamic.STATIC]*(t.ndim-1)
+        how = shapes.StatelessSymbolicContext(dynamic_sizes=sizes)
+        return mode.from_tensor(t, symbolic_context=how)
+    return mode, map(unbound, tensors)
+
 def _graph(model, images, weights, layers, methods):
     "An ONNX model that explains any number of images"
     from torch.fx.experimental.proxy_tensor import make_fx
     run, n = _explanation(model, layers, methods), torch.export.Dim('n')
     try:
-        traced = make_fx(run, _formulas(), 'symbolic', _allow_non_fake_inputs=True)(images, weights)
+        mode, given = _unbound(images, weights)
+        with mode: traced = make_fx(run, _formulas(), 'real')(*given)
         return torch.onnx.export(
             traced.eval(), (images, weights), dynamo=True, optimize=False, verbose=False,
             input_names=['images', 'weights'], output_names=_outputs(layers),
