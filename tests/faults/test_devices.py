@@ -19,7 +19,7 @@ from cifar_cam.train import Callback, Learner
 out, dies = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 torch.manual_seed(0)
-r = replace(get_recipe('quick'), epochs=3, bs=60, lr=1e-4, schedule='constant', schedule_args={}, optimizer_args={}, sizes=((0,16),))
+r = replace(get_recipe('quick'), epochs=3, bs=60, lr=1e-4, schedule='constant', schedule_args={}, optimizer_args={}, sizes=((0,8),))
 dls = get_dls(load_images('sample', 'train')[:350], r.bs, r.augment)                                # five steps an epoch
 
 class Losses(Callback):
@@ -118,7 +118,7 @@ def test_processes_that_see_other_data_are_refused(tmp_path, tried):
     tried('one of two processes sees a picture that is another', 1, said=said)
 
 def test_the_command_in_two_processes(tmp_path, tried):
-    ims, root = load_images('sample', 'train')[:300], tmp_path/'data'
+    ims, root = load_images('sample', 'train')[:160], tmp_path/'data'
     for k,(im,label) in enumerate(zip(ims.images, ims.labels)):
         (d := root/'train'/ims.classes[label]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(im).save(d/f'{k}.png')
