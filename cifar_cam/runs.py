@@ -330,7 +330,7 @@ def plan_run(
     recipe:Recipe, # how to train
     data:str='sample', # source, as for `load_images`
     num_workers:int=0, # processes that prepare batches
-    timed:int=3, # steps to time at each image width, after one to warm up
+    timed:int=2, # steps to time at each image width, after one to warm up
     limit:float=5., # seconds after which no further step is timed at a width
     weights:str=None, # as for `train_run`
 )->dict: # `trained_on images steps pflop seconds`, hardware and versions

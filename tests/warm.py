@@ -3,7 +3,7 @@ import multiprocessing, os, runpy, subprocess, sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-multiprocessing.set_forkserver_preload(['torch._dynamo', 'torchvision', 'albumentations', 'accelerate', 'scipy.sparse.linalg', 'ipykernel.kernelapp'])     # what each of many processes would import; but for matplotlib, which asks where it is
+multiprocessing.set_forkserver_preload(['torch._dynamo', 'torchvision', 'albumentations', 'accelerate', 'scipy.stats', 'nbdev.export', 'pytest', 'ipykernel.kernelapp'])     # what each of many processes would import; but for matplotlib, which asks where it is
 
 def become(args, env, cwd, files, started):
     "Do what `python *args` does; `files` are for stdout and stderr"
