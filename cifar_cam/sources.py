@@ -297,11 +297,12 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, LZMAError, zlib.error, pickle.Un
           TokenError, SyntaxError, EOFError, LookupError, OverflowError, UnicodeError, struct.error)
 
 def _digest(path, split, size):
-    "A fingerprint of the contents of `path`, without reading them"
-    what = path.stat().st_size, path.stat().st_mtime_ns
+    "A fingerprint of the contents of `path`; they are read only if `path` comes with the package"
+    if path.parent==ASSETS: what = hashlib.sha256(path.read_bytes()).hexdigest()
+    else: what = str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns
     if path.is_dir():
-        with _files(path) as files: what = sorted(f[:3] for f in files)
-    contents = repr((READING, str(path.resolve()), split, size, what))
+        with _files(path) as files: what = path.resolve(), sorted(f[:3] for f in files)
+    contents = repr((READING, split, size, what))
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
 def _read_cache(cache):
