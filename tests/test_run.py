@@ -235,11 +235,11 @@ def test_export_writes_a_graph_that_explains_as_explain_does(tmp_path):
 
 def test_faithfulness_scores_methods_at_stages_and_against_a_planted_mark(tmp_path):
     from cifar_cam.faithfulness import load_comparison
-    r = cifar_cam('faithfulness', '--images', 4, '--methods', 'gradcam,cam', '--out', tmp_path/'run', cwd=tmp_path)
+    r = cifar_cam('faithfulness', '--images', 2, '--methods', 'gradcam,cam', '--out', tmp_path/'run', cwd=tmp_path)
     assert r.returncode==0, r.stderr
     assert {p.name for p in (tmp_path/'run').iterdir()}=={'comparison.json', 'comparison.png', 'planted.json', 'planted.png'}
     c, about = load_comparison(tmp_path/'run'/'comparison.json')
-    assert (c.methods, c.layers, about['images'])==(['gradcam', 'cam', 'random'], ['layer1', 'layer2', 'layer3', 'layer4'], 4)
+    assert (c.methods, c.layers, about['images'])==(['gradcam', 'cam', 'random'], ['layer1', 'layer2', 'layer3', 'layer4'], 2)
     assert set(c.refused)=={('cam', l) for l in ('layer1', 'layer2', 'layer3')}
     planted, about = load_comparison(tmp_path/'run'/'planted.json')
     assert about['shares']['marked']>=.95 and about['shares']['removed']<=.05 and planted.measures==['hit', 'mass']
