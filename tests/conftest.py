@@ -11,7 +11,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', 
 
 if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
-LONGEST = 'test_faithfulness_scores', 'test_killed_at_random', 'test_two_processes_train', 'test_a_short_run'
+LONGEST = 'test_faithfulness_scores', 'test_killed_at_random', 'test_two_processes_train', 'test_a_short_run', 'test_page[07', 'test_page[runs', 'test_the_command_is_interrupted', 'test_a_thousand_moves'
 
 def pytest_collection_modifyitems(items):
     "First what needs the site, so that one process builds it while others are busy; then the longest, so that no core waits for them at the end"
