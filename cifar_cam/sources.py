@@ -299,9 +299,9 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, LZMAError, zlib.error, pickle.Un
 def _digest(path, split, size):
     "A fingerprint of the contents of `path`; they are read only if `path` comes with the package"
     if path.parent==ASSETS: what = hashlib.sha256(path.read_bytes()).hexdigest()
-    else: what = str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns
-    if path.is_dir():
+    elif path.is_dir():
         with _files(path) as files: what = path.resolve(), sorted(f[:3] for f in files)
+    else: what = str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns
     contents = repr((READING, split, size, what))
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
