@@ -87,8 +87,9 @@ def check_classes(
 ): # raises `ValueError` that names both
     "Refuse a network that was trained for other classes than the data's, or in another order"
     data, of_data = ims.source or 'the data', tuple(ims.classes)
-    of_net = tuple(known or (CLASSES if outputs==len(CLASSES) else ()))
-    if (len(of_net) or outputs)!=len(of_data):
+    if not known and outputs==len(CLASSES): known = CLASSES
+    of_net = tuple(known or ())
+    if (len(of_net) or outputs)!=len(of_data):                  # without names, by their number
         raise ValueError(f'{data} has {len(of_data)} classes; the network has {outputs} outputs')
     if of_net and of_net!=of_data:
         there, known = ', '.join(of_data), ', '.join(of_net)
@@ -125,9 +126,8 @@ def people(
     doubts, classes = doubtful_labels(), ims.classes
     found = {i: doubts[n] for i,n in enumerate(ims.index.tolist()) if n in doubts}
     if classes!=CLASSES or any(ims.labels[i]!=d['given'] for i,d in found.items()): return {}
-    def answers(d):
-        names = {k: classes[d[k]] if k in d else k for k in d['votes']}
-        return {names[k]: n for k,n in d['votes'].items() if n}
+    def name(d, answer): return classes[d[answer]] if answer in ('given', 'guessed') else answer
+    def answers(d): return {name(d, answer): n for answer,n in d['votes'].items() if n}
     return {i: answers(d) for i,d in found.items()}
 
 # %% ../nbs/00_data.ipynb #98ea710b

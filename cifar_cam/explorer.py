@@ -96,7 +96,7 @@ def correct(self:Explorer)->np.ndarray: # bool `(n,)`
 
 @patch(as_prop=True)
 def losses(self:Explorer)->np.ndarray: # `(n,)`
-    "Cross entropy of each image"
+    "Cross entropy of each image, of the logits as they are: the temperature is for probabilities only"
     labels = torch.from_numpy(self.ims.labels)
     return torch.nn.functional.cross_entropy(self.logits, labels, reduction='none').numpy()
 
@@ -200,7 +200,7 @@ def _compute(self:Explorer, x, c, method, layers):
     "All layers at once if each of them has a map, else one by one"
     try: return explain(self.model, x, c, layers, method).maps
     except NoMap as e:
-        if len(layers)==1: return {layers[0]: NoMap(str(e))}    # without the tensors of its traceback
+        if len(layers)==1: return {layers[0]: NoMap(str(e))}
     return {k: v for l in layers for k,v in self._compute(x, c, method, [l]).items()}
 
 # %% ../nbs/05_explorer.ipynb #0be6a8d2

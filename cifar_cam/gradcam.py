@@ -55,7 +55,8 @@ class CamResult:
     def __len__(self): return len(next(iter(self.maps.values())))
     @property
     def several(self): return self.target is not None and self.target.ndim==2    # classes an image
-    def places(self, v): return tuple(range(1+self.several, v.ndim))             # dimensions of a map
+    def places(self, v):                      # the dimensions of `v` behind `(n,)` or `(n, t)`: (h, w)
+        return tuple(range(2 if self.several else 1, v.ndim))
     @property
     def probs(self): # `(n, classes)`
         if self.logits is None or self.logits.shape[1]==1:
@@ -76,7 +77,7 @@ def resized(self:CamResult,
 )->CamResult: # maps `(n, [t,] *size)`
     "Maps enlarged to `size`, bilinear"
     def grow(v):
-        first = self.places(v)[0]
+        first = self.places(v)[0]                                    # of the dimensions that grow
         to = [size]*(v.ndim-first) if isinstance(size, int) else size
         return enlarge(v.reshape(-1, 1, *v.shape[first:]), to).reshape(*v.shape[:first], *to)
     return self._map(grow)
@@ -103,9 +104,11 @@ def normalized(self:CamResult,
     "Maps divided by their highest absolute value; constant ones become zero"
     const = self.constant()
     def scale(k, v):
-        over = range(1, v.ndim) if shared else self.places(v)
-        top = v.abs().amax(tuple(over), keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
-        return torch.where(const[k].reshape(*const[k].shape, *[1]*len(self.places(v))), 0., v/top)
+        places = self.places(v)
+        over = tuple(range(1, v.ndim)) if shared else places
+        top = v.abs().amax(over, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+        blank = const[k].unflatten(-1, (-1, *[1]*len(places)))       # (n, [t,] 1, 1)
+        return torch.where(blank, 0., v/top)
     return replace(self, maps={k: scale(k, v) for k,v in self.maps.items()})
 
 # %% ../nbs/03_gradcam.ipynb #d4259138
@@ -122,9 +125,12 @@ def __getitem__(self:CamResult,
     i # slice, mask, positions of images, or one position
 )->CamResult:
     "The part of the result for some of the images; for one, it is still a batch"
-    if isinstance(i, int): i = slice(k := range(len(self))[i], k+1)
-    part = {k: None if (v := getattr(self, k)) is None else v[i] for k in ('logits', 'target', 'scores')}
-    return replace(self._map(lambda v: v[i]), **part)
+    if isinstance(i, int):
+        i = range(len(self))[i]      # a negative one counts from the end; `IndexError` beyond
+        i = slice(i, i+1)
+    def part(v): return None if v is None else v[i]
+    logits, target, scores = map(part, (self.logits, self.target, self.scores))
+    return replace(self._map(part), logits=logits, target=target, scores=scores)
 
 # %% ../nbs/03_gradcam.ipynb #82278b64
 MERGED = dict( # way to merge -> function of maps `(layers, n, ...)`
@@ -139,7 +145,7 @@ def merged(self:CamResult,
 )->CamResult: # with one layer, called `how`; raises `ValueError` for an unknown way
     "The maps of all layers as one, each enlarged and normalized before"
     merge, largest = choose(MERGED, how, 'way to merge'), max(self.maps.values(), key=torch.numel)
-    to = largest.shape[self.places(largest)[0]:] if size is None else size
+    to = [largest.shape[d] for d in self.places(largest)] if size is None else size
     maps = self.resized(to).normalized().maps
     return replace(self, maps={how: merge(torch.stack(list(maps.values())))})
 
@@ -176,18 +182,21 @@ def _of_function(f, takes_rows, out, rows):
     raise ValueError(f'target function must give one score an image, shape ({len(rows)},)')
 
 def _of_class(t, rivals, out, rows):
-    "For row `i` of the logits that of class `t[rows[i]]`, minus the mean of its rivals' logits"
-    z = logits_of(out)
-    s = z.gather(1, t[rows, None])[:, 0]
-    return s if rivals is None else s - FINER_GAMMA*z.gather(1, rivals[rows]).mean(1)
+    "In each row the logit of its image's class `t`, minus a share of its rivals' mean logit"
+    z = logits_of(out)                                               # (rows, classes)
+    own = z.gather(1, t[rows, None])[:, 0]                           # (rows,)
+    if rivals is None: return own
+    return own - FINER_GAMMA*z.gather(1, rivals[rows]).mean(1)
 
 def _closest(z, t, n):
     "The `n` classes of each image whose logits are closest to that of its class `t`"
-    gaps = (z - z.gather(1, t[:, None])).abs().scatter(1, t[:, None], torch.inf)
+    t = t[:, None]
+    gaps = (z - z.gather(1, t)).abs()                                # (images, classes)
+    gaps = gaps.scatter(1, t, torch.inf)                             # a class is no rival of its own
     return gaps.topk(min(n, z.shape[1]-1), largest=False).indices
 
 def _scorers(logits, target, n_rivals):
-    "The classes explained, and for each a function of the output of `m` rows and their images `(m,)`"
+    "The classes explained, and a scorer for each (or `None`, and the one for a function)"
     if callable(target):
         if not n_rivals: return None, [partial(_of_function, target, _takes_rows(target))]
         raise NoMap('a method that compares classes needs classes for its target, not a function')
@@ -200,7 +209,7 @@ def _scorers(logits, target, n_rivals):
 # %% ../nbs/03_gradcam.ipynb #4ad2bb5d
 def _names(model, inputs, layers, reshape, target):
     "The layers to explain, each once"
-    if layers is None:
+    if layers is None:               # those chosen depend on the score, if that is a function
         rows = torch.arange(len(inputs[0]), device=inputs[0].device)
         def score(out): return _of_function(target, _takes_rows(target), out, rows)
         return default_layers(model, inputs, reshape, score if callable(target) else None)
@@ -226,7 +235,7 @@ def _forward(model, inputs, names, reshape):
     return _Forward(model, inputs, taps, out)
 
 # %% ../nbs/03_gradcam.ipynb #981045d3
-_Way = namedtuple('_Way', 'method bs eigen graph')
+_Way = namedtuple('_Way', 'method bs eigen graph')   # how maps are made: arguments of `explain`
 
 def _scores(run, scorers):
     "Scores `(n,)` of the images, for each scorer"
@@ -264,19 +273,17 @@ def _map(seen, way):
 def _maps(run, scorers, scores, way):
     "For every layer the maps `(n, t, h, w)`, one for each of `t` scorers"
     taps, maps = run.taps, {n: [] for n in run.taps.layers}
-    known = {} if len(scorers)>1 else None           # answers that serve for every scorer
+    known = {} if len(scorers)>1 else None           # what `_again` remembers from class to class
     for scorer,s in zip(scorers, scores):
         grads = _backward(s, taps, scorer is not scorers[-1], way.graph)
-        def again(layer, i, new):    # scores of `new` in place of what image `i` gives; see below
-            return _again(run, scorer, way.bs, known, layer, i, new)
+        def again(*args): return _again(run, scorer, way.bs, known, *args)     # defined further below
         with torch.set_grad_enabled(way.graph):
             for n,g in grads.items():
                 A, g = (_full(as_maps(v, taps.reshape)) for v in (taps.acts[n], g))
                 seen = Evidence(A, g, run.inputs[0], _full(s), way.bs,
-                                score_images=partial(again, None),   # scores of other images
-                                score_acts=partial(again, n))        # scores of other outputs of layer n
+                                score_images=partial(again, None), score_acts=partial(again, n))
                 maps[n].append(_map(seen, way))
-    return [torch.stack(ms, 1) for ms in maps.values()]
+    return [torch.stack(ms, 1) for ms in maps.values()]      # of each layer, the classes side by side
 
 # %% ../nbs/03_gradcam.ipynb #981bbaa8
 def _detached(v):
@@ -323,6 +330,8 @@ def explain(
         if not graph: inputs = tuple(map(_detached, inputs))
         names = _names(model, inputs, layers, reshape, target)
         warn_of_batches(model)   # of layers that mix a batch's images even in evaluation mode
+
+        # the images as they are: what the model says, and the maps unless those of copies are wanted
         run = _forward(model, inputs, names, reshape)
         logits = _logits(run.out, len(inputs[0]), needed=not callable(target))
         if augment and logits is None:
@@ -332,15 +341,16 @@ def explain(
         if not smooth and not augment: maps = _maps(run, scorers, scores, way)
         scores = torch.stack(scores, 1)
         if not graph: logits, scores = (None if v is None else v.detach() for v in (logits, scores))
-        del run  # one graph at a time
-        if smooth or augment:
+        del run                  # and with it its graph, before another is made
+
+        if smooth or augment:    # a run and its maps for each copy, and their mean
             copies = _copies(inputs[0], smooth, noise, augment)
             maps = _mean_maps(model, inputs, names, reshape, scorers, way, copies)
     return _result(logits, classes, scores, dict(zip(names, maps)), method, temperature)
 
 # %% ../nbs/03_gradcam.ipynb #b9795f81
 def _again(run, scorer, bs, known, layer, i, new):
-    "Scores `(m,)` of images `new`, or of image `i` with the output of `layer` replaced by `new`"
+    "Scores `(m,)` of `m` images `new`, or of image `i` with `m` outputs `new` for `layer`"
     if layer and run.taps.reshape:
         raise NoMap('this method replaces activations, which it cannot do through `reshape`: '
                     'choose another method')
@@ -362,13 +372,17 @@ def _again(run, scorer, bs, known, layer, i, new):
 CONTRASTS = .9, 1, 1.1 # factors of the normalised values
 
 def _copies(x, smooth, noise, augment):
-    "Copies of the images, and whether they are mirrored"
-    g, every = torch.Generator().manual_seed(0), tuple(range(1, x.ndim))
-    spread = noise*(x.amax(every, keepdim=True)-x.amin(every, keepdim=True))
-    noisy = (x + spread*torch.randn(x.shape[1:], generator=g).to(x) for _ in range(smooth))
-    for z in noisy if smooth else [x]:
+    "Copies of the images `x`, each with whether it is mirrored"
+    def noisy():
+        g, dims = torch.Generator().manual_seed(0), tuple(range(1, x.ndim))
+        spread = noise*(x.amax(dims, keepdim=True)-x.amin(dims, keepdim=True))   # one for each image
+        for _ in range(smooth): yield x + spread*torch.randn(x.shape[1:], generator=g).to(x)
+    for z in noisy() if smooth else [x]:
         if not augment: yield z, False
-        for f in CONTRASTS if augment else (): yield from ((f*z, False), ((f*z).flip(-1), True))
+        else:
+            for f in CONTRASTS:
+                yield f*z, False
+                yield (f*z).flip(-1), True
 
 def _mean_maps(model, inputs, names, reshape, scorers, way, copies):
     "Mean of the maps of copies, with one graph at a time"

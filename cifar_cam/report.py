@@ -110,12 +110,13 @@ def cartography(seen):
 @figure
 def films(seen, ims):
     "Where it looked after each epoch: an image of each of the `STORIES` that there are"
-    told = {k: [i for i in at if i<len(seen.looks[0])] for k,at in seen.stories().items()}
-    told = {STORIES[k].about: at[0] for k,at in told.items() if at}
-    fig = Figure(figsize=(8, 2.8*len(told)), layout='constrained')
-    for part,(story,at) in zip(fig.subfigures(len(told), 1, squeeze=False)[:, 0], told.items()):
-        part.suptitle(f'{story}: number {seen.index[at]}', fontsize=10)
-        show_film(ims.images[at], seen, at, ims.classes, most=7, fig=part)
+    filmed = range(len(seen.looks[0]))                       # only the first images have maps
+    told = {story: [i for i in at if i in filmed] for story,at in seen.stories().items()}
+    first = {STORIES[story].about: at[0] for story,at in told.items() if at}
+    fig = Figure(figsize=(8, 2.8*len(first)), layout='constrained')
+    for part,(about,i) in zip(fig.subfigures(len(first), 1, squeeze=False)[:, 0], first.items()):
+        part.suptitle(f'{about}: number {seen.index[i]}', fontsize=10)
+        show_film(ims.images[i], seen, i, ims.classes, most=7, fig=part)
     return fig
 
 # %% ../nbs/08_report.ipynb #f245f953
@@ -138,24 +139,23 @@ def map_panels(
     big, probs, target = enlarged(im, size), result.probs[0], result.target[0].tolist()
     names = [f'{classes[c]} {probs[c]:.0%}' for c in target]
     versus = ' − '.join(classes[c] for c in target)
-    out = []
-    for r,paint,abouts in ((result, overlay_cam, names),                          # two maps a layer
-                           (result.difference(), overlay_difference, [versus])):  # one map a layer
+    def painted(r, paint, abouts):       # `abouts`: what each of the maps of a layer is about
         drawn = panels(r, r.normalized().resized(size), len(abouts))
         for j,about in enumerate(abouts):
             for k in layers:
-                cam, top = drawn[k][0][j]                                         # image 0, map j
-                out.append(Panel(k, about, top, paint(big, cam)))
-    return out
+                cam, top = drawn[k][0][j]                          # image 0, map j
+                yield Panel(k, about, top, paint(big, cam))
+    return [*painted(result, overlay_cam, names),
+            *painted(result.difference(), overlay_difference, [versus])]
 
 # %% ../nbs/08_report.ipynb #bde3210e
 def _near(among, h, answer, k=6):
-    "Similar images, and those that speak for the answer; nothing if there are none to look among"
+    "Neighbours in the gallery `among` of an image with features `h`, as the template shows them"
     if among is None: return {}
-    found = among.near(h, answer, k)
     def shown(n):
         image, label = among.ims[n.position]
         return dict(image=enlarged(image, SMALL//2), label=among.ims.classes[label], value=n.value)
+    found = among.near(h, answer, k)                   # `similar` and `influential`: `Neighbour`s
     return {name: [shown(n) for n in ns] for name,ns in found.items()}
 
 def cards(ims, ev, model, k, among=None):
@@ -178,7 +178,7 @@ def data_uri(data, kind='webp'):
     "Bytes of a picture as an address that holds the picture itself"
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
-MOST_WEBP = 2**14 # pixels on a side, which WebP cannot have
+MOST_WEBP = 2**14 # pixels: no side of a WebP picture is that long
 
 def webp(pixels, **how):
     "An image as a small data URI"
@@ -214,9 +214,10 @@ def _training(run):
     history, ims = read_history(run), load_images(more['data'], 'train', size=recipe.size)
     check_fingerprint(more.get('fingerprint'), ims, run)
     dls, stats = recipe_dls(recipe, ims), norm_stats(vars(recipe))
+    watched = None
     try: watched = load_watched(run)
-    except FileNotFoundError: watched = None
-    except ValueError as e: watched = warnings.warn(f'{e}; the report does without it')
+    except FileNotFoundError: pass
+    except ValueError as e: warnings.warn(f'{e}; the report does without it')
     return dict(recipe=recipe, history=history, source=ims.source, images=len(dls.train.dataset),
                 dls=dls, stats=stats, watched=watched)
 

@@ -99,13 +99,13 @@ class Rest(Callback):
     def __init__(self, d): self.d = d
     def before_epoch(self, learn):
         self.whole = learn.train_dl
-        if self.d is None: return
+        if self.d is None: return                            # that was an epoch ago
         d, self.d, metrics = self.d, None, learn.metrics
         if learn.accelerator.is_main_process: metrics.train = d['train_sums'].to(metrics.train)
         metrics.start, metrics.lr = metrics.start-d['seconds'], d['lr']
-        learn.train_dl.set_epoch(learn.epoch)
+        learn.train_dl.set_epoch(learn.epoch)                # the order of the images
         learn.train_dl = learn.train_dl.after(d['batch'])
-        set_rng(d['rng'])
+        set_rng(d['rng'])                                    # last: nothing may draw from it before
     def after_epoch(self, learn): learn.train_dl = self.whole
 
 def _put_back(d, learn):
@@ -204,7 +204,7 @@ class PatienceCB(Callback):
         self.ticks += 1
         if self.ticks<=10: return
         raise RuntimeError(f'no batch has come for {self.seconds} seconds, as if a process hung; '
-                           'what was saved last can be resumed')
+                           'the last checkpoint can be resumed')
     def after_batch(self, learn): self.ticks = 0
     def after_fit(self, learn):
         if not self.works: return

@@ -51,7 +51,7 @@ Schedule = namedtuple('Schedule', 'make every')   # from optimizer and steps; 'b
 
 def one_cycle(opt, steps, **kw):
     "Up to the recipe's rate and down to nearly nothing, for every group (arXiv 1708.07120)"
-    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps      # torch would divide by zero
+    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps  # torch would divide by 0
     return lr_scheduler.OneCycleLR(opt, [g['lr'] for g in opt.param_groups], total_steps=steps, **kw)
 
 SCHEDULES = dict(
@@ -108,7 +108,7 @@ class Learner:
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
     self('before_batch')
-    net = self.net if self.training else self.model    # validation needs no word from other processes
+    net = self.net if self.training else self.model    # validation does not wait for others
     with autocast(self.xb.device, self.mixed_precision): self.preds = net(self.xb).float()
     self.loss = self.loss_func(self.preds, self.yb)
     if self.training:
@@ -167,7 +167,8 @@ class MetricsCB(Callback):
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name in ('train', 'valid'):
-            loss, hits, n = learn.accelerator.reduce(getattr(self, name).clone()).tolist()
+            sums = learn.accelerator.reduce(getattr(self, name).clone())  # over all processes, in place
+            loss, hits, n = sums.tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
         learn.history.append(row | dict(lr=self.lr, seconds=round(time.perf_counter()-self.start, 2)))
 
@@ -187,13 +188,13 @@ class ScheduleCB(Callback):
 def check_finite(
     learn:Learner # at any moment
 ): # raises `RuntimeError` if a weight is NaN or infinite
-    "Refuse to go on with, or to save, what cannot be mended"
+    "Refuse to go on with NaN or infinite weights, or to save them"
     if all(v.isfinite().all() for v in learn.model.state_dict().values()): return
-    raise RuntimeError(f'weights are no numbers any more in epoch {learn.epoch}, {_advice(learn)}')
+    raise RuntimeError(f'weights are NaN or infinite in epoch {learn.epoch}, {_advice(learn)}')
 
 def _advice(learn):
     rate = f'try a lower learning rate than {learn.recipe.lr:g}'
-    return f'step {learn.step}: {rate}; what was saved last is as it was'
+    return f'step {learn.step}: {rate}; the last checkpoint is untouched'
 
 class FiniteCB(Callback):
     "Ends a run whose loss or weights are NaN or infinite, before anything of it is saved"
@@ -201,7 +202,7 @@ class FiniteCB(Callback):
     def after_epoch(self, learn): check_finite(learn)     # by now `learn.epoch` counts this epoch, too
     def after_batch(self, learn):
         if not learn.training: return
-        if learn.loss.device.type!='cpu' and learn.step%20: return   # there, to read a loss is to wait
+        if learn.loss.device.type!='cpu' and learn.step%20: return   # reading it makes a GPU wait
         loss = learn.loss.item()
         if not math.isfinite(loss):
             raise RuntimeError(f'the loss is {loss} in epoch {learn.epoch+1}, {_advice(learn)}')
@@ -266,9 +267,10 @@ class LRFind:
     suggestion:float # rate of the steepest fall on the way to the lowest loss
 
 def steepest_fall(lrs, losses):
-    "The rate at which the loss falls fastest, per decade, up to its lowest point"
+    "The rate at which the loss falls fastest, over the logarithm of the rate, up to its lowest point"
     slopes = np.gradient(losses, np.log(lrs)) if len(lrs)>1 else [0]
-    return lrs[int(np.argmin(slopes[:int(np.argmin(losses))+1]))]
+    lowest = int(np.argmin(losses))
+    return lrs[int(np.argmin(slopes[:lowest+1]))]
 
 # %% ../nbs/02_train.ipynb #e0531cac
 def lr_find(
@@ -283,14 +285,14 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    # the first optimizer will not do: making its schedule has changed its rates
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # its rates not moved by a schedule
     learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # Muon makes groups of several rates
     lrs, losses, avg = [], [], None
-    batches = (b for _ in range(steps) for b in learn.train_dl)      # as many epochs as it needs
-    todo = zip(np.geomspace(lr_min, lr_max, steps), batches)
+    def batches():                                                   # of as many epochs as it takes
+        for _ in range(steps): yield from learn.train_dl
+    todo = zip(np.geomspace(lr_min, lr_max, steps), batches())
     for lr,(learn.xb,learn.yb) in progress_bar(todo, total=steps, desc='lr_find', leave=False):
         for g,ratio in zip(learn.opt.param_groups, ratios): g['lr'] = lr*ratio
         learn.one_batch()
@@ -364,8 +366,10 @@ def most_confused(self:Evaluation,
 # %% ../nbs/02_train.ipynb #9d591e48
 def _moved(x, d):
     "Images moved `d` pixels, 1 or -1, down and to the right, with their edges mirrored"
-    (h, w), a = x.shape[-2:], 1-d
-    return F.pad(x, (1,)*4, mode='reflect')[..., a:a+h, a:a+w]
+    h, w = x.shape[-2:]
+    framed = F.pad(x, (1,)*4, mode='reflect')   # one pixel more on each side: the image begins at 1
+    start = 1-d                                 # from further up one sees the image further down
+    return framed[..., start:start+h, start:start+w]
 
 def _mirrored(weight, x): return [(weight/2, x), (weight/2, x.flip(-1))]
 

@@ -295,6 +295,6 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, tried):
             if learn.training and learn.step==2*len(learn.dls.train):
                 with torch.no_grad(): learn.model[0].weight[0] = float('inf')
     learn = learner([CheckpointCB(tmp_path), Break()], epochs=2)
-    with pytest.raises(RuntimeError, match='weights are no numbers any more in epoch 2') as said: learn.fit()
+    with pytest.raises(RuntimeError, match='weights are NaN or infinite in epoch 2') as said: learn.fit()
     assert load_checkpoint(tmp_path/'checkpoint.pt', learner(epochs=2)).epoch==1 and len(json.loads((tmp_path/'history.json').read_text()))==1
     tried('the last step of an epoch spoils the weights', 1, 'the epoch', said.value)
