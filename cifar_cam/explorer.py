@@ -167,7 +167,7 @@ def explained(self:Explorer,
     "The classes that a target stands for"
     if target not in TARGETS:
         classes = {c: i for i,c in enumerate(self.ims.classes)}
-        return (choose(TARGETS | classes, target, 'target'),)
+        return (choose(TARGETS | classes, target, 'target'),)          # an error names all choices
     found = tuple(getattr(subject, k) for k in TARGETS[target])
     if None not in found: return found
     raise NoMap('the true class of a picture of your own is not known: choose predicted, or a class')

@@ -123,7 +123,7 @@ def _like_maps(w, maps): return w.reshape(*w.shape, *[1]*len(places(maps)))  # (
 
 def main_direction(
     maps:torch.Tensor, # `(n, k, h, w)`
-    sign:torch.Tensor, # `(n, h, w)`: the map that it gives has no negative product with this one
+    sign:torch.Tensor, # `(n, h, w)`: the map that comes out has a scalar product with it of 0 or more
 )->torch.Tensor: # `(n, k, 1, 1)`, of length 1
     "First right singular vector of each image's matrix of places and maps"
     O = maps.flatten(2).transpose(1, 2)  # (n, h*w, k)

@@ -104,7 +104,7 @@ def cells(model, ims, ev, k=3):
 
 @figure
 def cartography(seen):
-    "How sure of each held-out image over the epochs, and how often of another mind"
+    "How sure the network was of each held-out image over the epochs, and how often it changed its mind"
     return plot_cartography(seen)
 
 @figure
@@ -150,7 +150,7 @@ def map_panels(
 
 # %% ../nbs/08_report.ipynb #bde3210e
 def _near(among, h, answer, k=6):
-    "Neighbours in the gallery `among` of an image with features `h`, as the template shows them"
+    "The neighbours of an image with features `h`, from the gallery `among`, as the template shows them"
     if among is None: return {}
     def shown(n):
         image, label = among.ims[n.position]
@@ -237,7 +237,7 @@ def _doubts(ims, ev):
     return dict(images=images, mistakes=mistakes, accuracy=ev.correct[~doubted].double().mean().item())
 
 def _among(data, model):
-    "Training images as the network sees them; `None` if the source has none"
+    "The gallery of the source's training images; `None` if it has none"
     ims = training_images(data, size_of(model))
     return ims and gallery(model, ims)
 

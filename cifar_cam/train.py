@@ -51,7 +51,8 @@ Schedule = namedtuple('Schedule', 'make every')   # from optimizer and steps; 'b
 
 def one_cycle(opt, steps, **kw):
     "Up to the recipe's rate and down to nearly nothing, for every group (arXiv 1708.07120)"
-    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps  # torch would divide by 0
+    # torch divides by the steps of the rise less one, so it needs two
+    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps
     return lr_scheduler.OneCycleLR(opt, [g['lr'] for g in opt.param_groups], total_steps=steps, **kw)
 
 SCHEDULES = dict(
@@ -93,7 +94,7 @@ class Learner:
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
         self.loss_func = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.data = {}                           # what checkpoints note of the images (page *resume*)
+        self.data = {}                           # facts about the images, for checkpoints
         self.accelerator = get_accelerator()
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
         self.metrics = MetricsCB()
@@ -108,7 +109,7 @@ class Learner:
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
     self('before_batch')
-    net = self.net if self.training else self.model    # validation does not wait for others
+    net = self.net if self.training else self.model    # only training needs the other processes
     with autocast(self.xb.device, self.mixed_precision): self.preds = net(self.xb).float()
     self.loss = self.loss_func(self.preds, self.yb)
     if self.training:
@@ -285,7 +286,7 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # its rates not moved by a schedule
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # as its schedule changed its rates
     learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # Muon makes groups of several rates
@@ -368,7 +369,7 @@ def _moved(x, d):
     "Images moved `d` pixels, 1 or -1, down and to the right, with their edges mirrored"
     h, w = x.shape[-2:]
     framed = F.pad(x, (1,)*4, mode='reflect')   # one pixel more on each side: the image begins at 1
-    start = 1-d                                 # from further up one sees the image further down
+    start = 1-d                                 # 0 cuts out a window that has the image further down
     return framed[..., start:start+h, start:start+w]
 
 def _mirrored(weight, x): return [(weight/2, x), (weight/2, x.flip(-1))]

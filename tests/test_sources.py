@@ -35,11 +35,11 @@ def test_readme_is_in_step():
     assert r.returncode==0, r.stdout
 
 MAY_IMPORT = dict(core='', sources='core', data='sources core', model='core', optim='core', parallel='core', train='optim parallel core resume', resume='train parallel core',
-    methods='', layers='methods core', gradcam='layers methods core', export='layers gradcam methods core', planted='core', targets='layers methods', fullgrad='gradcam layers methods', calibration='', neighbours='layers data core', cells='gradcam layers viz data core', watch='gradcam train model viz data core', viz='data core', recipes='core', consistency='gradcam', faithfulness='consistency gradcam layers methods core',
+    methods='', layers='methods core', passes='layers methods', gradcam='passes layers methods core', export='layers gradcam methods core', planted='core', targets='layers methods', fullgrad='gradcam layers methods', calibration='', neighbours='layers data core', cells='gradcam layers viz data core', watch='gradcam train model viz data core', viz='data core', recipes='core', consistency='gradcam', faithfulness='consistency gradcam layers methods core',
     explorer='gradcam methods neighbours cells viz data model core', app='explorer cells gradcam sources core', server='explorer film data sources model core', film='explorer watch runs methods data model', live='explorer export data model core',
     runs='sources data model optim train resume recipes faithfulness planted calibration watch methods export viz core', atlas='gradcam model runs core', report='runs calibration cells neighbours watch viz gradcam data model core',
     cli='recipes runs report server live explorer faithfulness export methods sources data model core')
-NEVER = dict(data=('matplotlib',), sources=('matplotlib', 'torch'), model=('matplotlib', 'albumentations'), train=('matplotlib', 'albumentations'), gradcam=('matplotlib', 'numpy'), methods=('matplotlib', 'numpy'), recipes=('torch',), faithfulness=('matplotlib',))
+NEVER = dict(data=('matplotlib',), sources=('matplotlib', 'torch'), model=('matplotlib', 'albumentations'), train=('matplotlib', 'albumentations'), gradcam=('matplotlib', 'numpy'), methods=('matplotlib', 'numpy'), passes=('matplotlib', 'numpy'), recipes=('torch',), faithfulness=('matplotlib',))
 
 def test_every_module_has_a_page_and_its_row():
     assert sorted(MAY_IMPORT)==sorted(map(module, course+engine))==sorted(p.stem for p in (root/'cifar_cam').glob('*.py') if p.stem not in ('__init__', '_modidx'))
