@@ -36,7 +36,7 @@ class Explorer:
         imageset=None, # an `ImageSet` of the model's classes; `None`: the sample's test images
         layers:list=None, # layers to offer; `None`: `default_layers`
         keep:int=512, # how many computed results are kept
-        among='sample', # where to look for neighbours: an `ImageSet`, or a source for its train split
+        among='sample', # training images, for `near`: an `ImageSet`, or a source with a train split
     ): # raises `ValueError` for other classes than the model's
         self.model = load_model() if model is None else model
         if imageset is None: imageset = load_images('sample', 'test', size=size_of(self.model))
@@ -206,7 +206,7 @@ def _compute(self:Explorer, x, c, method, layers):
 # %% ../nbs/05_explorer.ipynb #0be6a8d2
 @patch
 def _result(self:Explorer, subject, explained, method, layers):
-    "Those maps of an image that there are, or of the first class minus the second"
+    "The maps of one class, or those of the first class minus those of the second, where there are any"
     maps = [self.maps(subject.image, c, method, layers) for c in explained]
     refused = {k: m[k] for k in layers for m in maps if isinstance(m[k], NoMap)}
     there = [k for k in self.layers if k in layers and k not in refused]

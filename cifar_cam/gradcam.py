@@ -212,7 +212,7 @@ def _result(logits, classes, scores, maps, method, temperature):
 def explain(
     model:nn.Module, # any model; a classifier gives `(n, classes)`, or something that has `logits`
     x, # normalised images `(n, c, h, w)`, or volumes `(n, c, d, h, w)`; or a tuple of inputs
-    target=None, # `None` (predicted), int, `(n,)`, `(n, t)`, or a function: output (and rows) -> scores
+    target=None, # `None` (predicted), int, `(n,)`, `(n, t)`, or a function of the output: scores `(n,)`
     layers=None, # layer or layers, by name or as modules; `None`: `default_layers`
     method:str='gradcam', # key in `METHODS`
     smooth:int=0, # mean over this many noisy copies of the images; 0: the images themselves
@@ -236,10 +236,10 @@ def explain(
 
         run = _forward(model, inputs, names, reshape)
         logits = _logits(run.out, len(inputs[0]), needed=not callable(target))
-        if augment and logits is None:    # then the output has places, which mirroring would exchange
+        if augment and logits is None:    # such as boxes, which are not mirrored with the image
             raise ValueError('augment mirrors the images, and this score may depend on places')
         classes = None if callable(target) else class_numbers(logits, target)
-        scorers = scorers_of(target, classes, logits, how.rivals)
+        scorers = scorers_of(target, classes, logits, how.rivals)   # rivals: for Finer-CAM, see below
         scores = scores_of(run, scorers)
         if not smooth and not augment: maps = maps_of(run, scorers, scores, way)
         scores = torch.stack(scores, 1)

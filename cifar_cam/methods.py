@@ -192,7 +192,7 @@ METHODS['scorecam'] = Method(scorecam_weights, True, source='arXiv 1910.01279',
 FINER_GAMMA = .6 # share of the rivals' mean score that is subtracted
 
 METHODS['finercam'] = Method(gradcam_weights, True, source='arXiv 2501.11309', rivals=3,
-    about='what tells the class from the three of the closest scores: for classes that look alike')
+    about='what tells the class from the three with the closest scores: for classes that look alike')
 
 # %% ../nbs/engine/methods.ipynb #9b7a469a
 def _noise(x, size):

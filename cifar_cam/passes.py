@@ -57,9 +57,9 @@ def scorer_of_function(
     return score
 
 def scorers_of(
-    target, # a function, or anything else, which `classes` was made of
-    classes:torch.Tensor, # `(n,)` or `(n, t)` class numbers; not used if `target` is a function
-    logits:torch.Tensor, # `(n, classes)` of the images; likewise
+    target, # as for `explain`; what it is counts only if it is a function
+    classes:torch.Tensor, # `(n,)` or `(n, t)`: the classes that are explained, if it is none
+    logits:torch.Tensor, # `(n, classes)` of the images, if it is none
     n_rivals:int=0, # how many rivals the method compares with
 )->list: # one scorer, or `t`; raises `NoMap` if there is nothing to compare with
     "A scorer for each class that is explained, or the one of a function"

@@ -109,10 +109,12 @@ def cartography(seen):
 
 @figure
 def films(seen, ims):
-    "Where it looked after each epoch: an image of each of the `STORIES` that there are"
-    filmed = range(len(seen.looks[0]))                       # only the first images have maps
-    told = {story: [i for i in at if i in filmed] for story,at in seen.stories().items()}
-    first = {STORIES[story].about: at[0] for story,at in told.items() if at}
+    "Where it looked after each epoch: a held-out image (one of `ims`) for each of the `STORIES`"
+    filmed = range(len(seen.looks[0]))                        # positions of the images that have maps
+    first = {}                                                # what a story is about -> its first image
+    for story,positions in seen.stories().items():
+        there = [i for i in positions if i in filmed]
+        if there: first[STORIES[story].about] = there[0]
     fig = Figure(figsize=(8, 2.8*len(first)), layout='constrained')
     for part,(about,i) in zip(fig.subfigures(len(first), 1, squeeze=False)[:, 0], first.items()):
         part.suptitle(f'{about}: number {seen.index[i]}', fontsize=10)

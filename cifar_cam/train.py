@@ -51,8 +51,7 @@ Schedule = namedtuple('Schedule', 'make every')   # from optimizer and steps; 'b
 
 def one_cycle(opt, steps, **kw):
     "Up to the recipe's rate and down to nearly nothing, for every group (arXiv 1708.07120)"
-    # torch divides by the steps of the rise less one, so it needs two
-    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps
+    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps   # torch fails if it rises for one step
     return lr_scheduler.OneCycleLR(opt, [g['lr'] for g in opt.param_groups], total_steps=steps, **kw)
 
 SCHEDULES = dict(
@@ -286,12 +285,12 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # as its schedule changed its rates
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # rates as the recipe has them
     learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # Muon makes groups of several rates
     lrs, losses, avg = [], [], None
-    def batches():                                                   # of as many epochs as it takes
+    def batches():                                                   # without end: `zip` stops
         for _ in range(steps): yield from learn.train_dl
     todo = zip(np.geomspace(lr_min, lr_max, steps), batches())
     for lr,(learn.xb,learn.yb) in progress_bar(todo, total=steps, desc='lr_find', leave=False):
@@ -368,8 +367,8 @@ def most_confused(self:Evaluation,
 def _moved(x, d):
     "Images moved `d` pixels, 1 or -1, down and to the right, with their edges mirrored"
     h, w = x.shape[-2:]
-    framed = F.pad(x, (1,)*4, mode='reflect')   # one pixel more on each side: the image begins at 1
-    start = 1-d                                 # 0 cuts out a window that has the image further down
+    framed = F.pad(x, (1,)*4, mode='reflect')   # one pixel more on each side
+    start = 1-d                                 # at 0 begins the frame, and the image below it
     return framed[..., start:start+h, start:start+w]
 
 def _mirrored(weight, x): return [(weight/2, x), (weight/2, x.flip(-1))]
