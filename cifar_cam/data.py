@@ -89,8 +89,9 @@ def check_classes(
     data, of_data = ims.source or 'the data', tuple(ims.classes)
     if not known and outputs==len(CLASSES): known = CLASSES
     of_net = tuple(known or ())
-    if (len(of_net) or outputs)!=len(of_data):                  # without names, by their number
-        raise ValueError(f'{data} has {len(of_data)} classes; the network has {outputs} outputs')
+    count = len(of_net) if of_net else outputs                  # without names only this is compared
+    if count!=len(of_data):
+        raise ValueError(f'{data} has {len(of_data)} classes; the network has {count} outputs')
     if of_net and of_net!=of_data:
         there, known = ', '.join(of_data), ', '.join(of_net)
         raise ValueError(f'{data} has classes {there}; the network knows {known}')

@@ -185,9 +185,9 @@ def _forward(model, inputs, names, reshape):
 def _names(model, inputs, layers, reshape, target):
     "The layers to explain, each once"
     if layers is None:
-        rows = torch.arange(len(inputs[0]), device=inputs[0].device)
-        score = partial(scorer_of_function(target), rows=rows) if callable(target) else None
-        return default_layers(model, inputs, reshape, score)
+        if not callable(target): return default_layers(model, inputs, reshape)
+        rows = torch.arange(len(inputs[0]), device=inputs[0].device)          # one for each image
+        return default_layers(model, inputs, reshape, partial(scorer_of_function(target), rows=rows))
     if isinstance(layers, (str, nn.Module)): layers = [layers]
     names = [layer_name(model, l) for l in layers]
     if not names: raise ValueError('no layers were asked for')
@@ -202,6 +202,13 @@ def _logits(out, n, needed):
         if needed: raise
         return None
     return z
+
+def _scorers(target, logits, rivals):
+    if not callable(target):
+        classes = class_numbers(logits, target)
+        return classes, scorers_of(classes, logits, rivals)
+    if not rivals: return None, [scorer_of_function(target)]
+    raise NoMap('a method that compares classes needs classes for its target, not a function')
 
 def _result(logits, classes, scores, maps, method, temperature):
     one = classes is None or classes.ndim==1
@@ -238,8 +245,7 @@ def explain(
         logits = _logits(run.out, len(inputs[0]), needed=not callable(target))
         if augment and logits is None:    # such as boxes, which are not mirrored with the image
             raise ValueError('augment mirrors the images, and this score may depend on places')
-        classes = None if callable(target) else class_numbers(logits, target)
-        scorers = scorers_of(target, classes, logits, how.rivals)   # rivals: for Finer-CAM, see below
+        classes, scorers = _scorers(target, logits, how.rivals)
         scores = scores_of(run, scorers)
         if not smooth and not augment: maps = maps_of(run, scorers, scores, way)
         scores = torch.stack(scores, 1)

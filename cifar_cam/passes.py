@@ -57,15 +57,11 @@ def scorer_of_function(
     return score
 
 def scorers_of(
-    target, # as for `explain`; what it is counts only if it is a function
-    classes:torch.Tensor, # `(n,)` or `(n, t)`: the classes that are explained, if it is none
-    logits:torch.Tensor, # `(n, classes)` of the images, if it is none
-    n_rivals:int=0, # how many rivals the method compares with
-)->list: # one scorer, or `t`; raises `NoMap` if there is nothing to compare with
-    "A scorer for each class that is explained, or the one of a function"
-    if callable(target):
-        if not n_rivals: return [scorer_of_function(target)]
-        raise NoMap('a method that compares classes needs classes for its target, not a function')
+    classes:torch.Tensor, # `(n,)` or `(n, t)`: the classes that are explained
+    logits:torch.Tensor, # `(n, classes)` of the images
+    n_rivals:int=0, # how many rivals the method compares each class with
+)->list: # one scorer, or `t`; raises `NoMap` if there is no other class
+    "A scorer for each class that is explained"
     if n_rivals and logits.shape[1]<2: raise NoMap('a method that compares classes needs two at least')
     columns = classes.view(len(classes), -1).unbind(1)
     return [scorer_of(c, closest(logits, c, n_rivals) if n_rivals else None) for c in columns]
@@ -154,7 +150,8 @@ def maps_of(
     taps, maps = run.taps, {n: [] for n in run.taps.layers}
     known = {} if len(scorers)>1 else None
     for scorer,s in zip(scorers, scores):
-        grads = gradients_of(s, taps, scorer is not scorers[-1], way.graph)
+        more = scorer is not scorers[-1]                         # backwards to come, on the same graph
+        grads = gradients_of(s, taps, keep=more, graph=way.graph)
         ask = partial(ask_again, run, scorer, way.bs, known)     # of layer, image and replacements
         with torch.set_grad_enabled(way.graph):
             for n,g in grads.items():

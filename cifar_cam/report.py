@@ -110,7 +110,7 @@ def cartography(seen):
 @figure
 def films(seen, ims):
     "Where it looked after each epoch: a held-out image (one of `ims`) for each of the `STORIES`"
-    filmed = range(len(seen.looks[0]))                        # positions of the images that have maps
+    filmed = range(len(seen.looks[0]))                        # the first images have maps, the rest not
     first = {}                                                # what a story is about -> its first image
     for story,positions in seen.stories().items():
         there = [i for i in positions if i in filmed]

@@ -185,7 +185,8 @@ class CheckpointCB(Callback):
         save = learn.training and time.monotonic()-self.saved>=60*self.minutes
         stop, acc = self.interrupted is not None, learn.accelerator
         if acc.num_processes==1: return save, stop
-        if not learn.training or learn.step%10 and acc.device.type!='cpu': return False, False
+        if not learn.training: return False, False
+        if acc.device.type!='cpu' and learn.step%10: return False, False
         mine = torch.tensor([save, stop], dtype=torch.float, device=acc.device)
         return acc.reduce(mine).bool().tolist()                           # true if it is anywhere
 

@@ -51,7 +51,7 @@ Schedule = namedtuple('Schedule', 'make every')   # from optimizer and steps; 'b
 
 def one_cycle(opt, steps, **kw):
     "Up to the recipe's rate and down to nearly nothing, for every group (arXiv 1708.07120)"
-    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps   # torch fails if it rises for one step
+    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps
     return lr_scheduler.OneCycleLR(opt, [g['lr'] for g in opt.param_groups], total_steps=steps, **kw)
 
 SCHEDULES = dict(
@@ -108,7 +108,7 @@ class Learner:
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
     self('before_batch')
-    net = self.net if self.training else self.model    # only training needs the other processes
+    net = self.net if self.training else self.model    # no gradients, nothing to share
     with autocast(self.xb.device, self.mixed_precision): self.preds = net(self.xb).float()
     self.loss = self.loss_func(self.preds, self.yb)
     if self.training:
@@ -167,7 +167,7 @@ class MetricsCB(Callback):
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name in ('train', 'valid'):
-            sums = learn.accelerator.reduce(getattr(self, name).clone())  # over all processes, in place
+            sums = learn.accelerator.reduce(getattr(self, name).clone())    # of all processes together
             loss, hits, n = sums.tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
         learn.history.append(row | dict(lr=self.lr, seconds=round(time.perf_counter()-self.start, 2)))
@@ -228,7 +228,7 @@ class SizeCB(Callback):
 def epoch_line(
     history:list, # as `fit` returns it
     epochs:int, # in the whole run
-)->str: # epoch, loss and accuracies, and the time since the first
+)->str: # epoch, loss and accuracies, and the time of all epochs together
     "The last row of a history, for people"
     row = history[-1]
     total = tqdm.format_interval(sum(r['seconds'] for r in history)).removeprefix('0')
@@ -285,12 +285,12 @@ def lr_find(
     if not 0<lr_min<lr_max: raise ValueError(f'need 0 < lr_min < lr_max, not {lr_min} and {lr_max}')
     learn = Learner(copy.deepcopy(model), dls, recipe, cbs=[])
     learn.net, learn.train_dl, _ = prepare(learn)
-    learn.opt = make_optimizer(learn.model.parameters(), recipe)     # rates as the recipe has them
+    learn.opt = make_optimizer(learn.model.parameters(), recipe)
     learn.training, learn.cbs = True, []                             # no callbacks, nor the basic ones
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # Muon makes groups of several rates
     lrs, losses, avg = [], [], None
-    def batches():                                                   # without end: `zip` stops
+    def batches():                                                   # epoch after epoch, if need be
         for _ in range(steps): yield from learn.train_dl
     todo = zip(np.geomspace(lr_min, lr_max, steps), batches())
     for lr,(learn.xb,learn.yb) in progress_bar(todo, total=steps, desc='lr_find', leave=False):
@@ -364,19 +364,20 @@ def most_confused(self:Evaluation,
     return sorted(pairs, key=lambda p: -p[2])[:k]
 
 # %% ../nbs/02_train.ipynb #9d591e48
-def _moved(x, d):
-    "Images moved `d` pixels, 1 or -1, down and to the right, with their edges mirrored"
-    h, w = x.shape[-2:]
-    framed = F.pad(x, (1,)*4, mode='reflect')   # one pixel more on each side
-    start = 1-d                                 # at 0 begins the frame, and the image below it
-    return framed[..., start:start+h, start:start+w]
+def _down(x):
+    "Images moved a pixel down and to the right; what comes in is mirrored at the edge"
+    return F.pad(x, (1,0,1,0), mode='reflect')[..., :-1, :-1]      # more on the left and at the top
+
+def _up(x):
+    "Images moved a pixel up and to the left, likewise"
+    return F.pad(x, (0,1,0,1), mode='reflect')[..., 1:, 1:]        # more on the right and at the bottom
 
 def _mirrored(weight, x): return [(weight/2, x), (weight/2, x.flip(-1))]
 
 VIEWS = dict( # name -> from images `(n, 3, h, w)` to views of them, each with its weight
     one=lambda x: [(1, x)],
     mirror=lambda x: _mirrored(1, x),
-    six=lambda x: _mirrored(.5, x) + _mirrored(.25, _moved(x, 1)) + _mirrored(.25, _moved(x, -1)))
+    six=lambda x: _mirrored(.5, x) + _mirrored(.25, _down(x)) + _mirrored(.25, _up(x)))
 
 # %% ../nbs/02_train.ipynb #bd6706e3
 def evaluate(
