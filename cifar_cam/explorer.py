@@ -109,7 +109,7 @@ def true_probs(self:Explorer)->np.ndarray: # `(n,)`
 def _margin(explorer):
     "Probability of the true class, minus that of the best other class"
     others = explorer.probs.copy()
-    np.put_along_axis(others, explorer.ims.labels[:, None], -1, 1)
+    np.put_along_axis(others, explorer.ims.labels[:, None], -1, axis=1)   # never the best
     return explorer.true_probs - others.max(1)
 
 SHOW = dict(
@@ -201,7 +201,8 @@ def _compute(self:Explorer, x, c, method, layers):
     try: return explain(self.model, x, c, layers, method).maps
     except NoMap as e:
         if len(layers)==1: return {layers[0]: NoMap(str(e))}
-    return {k: v for l in layers for k,v in self._compute(x, c, method, [l]).items()}
+        one_by_one = [self._compute(x, c, method, [l]) for l in layers]
+    return {k: v for found in one_by_one for k,v in found.items()}
 
 # %% ../nbs/05_explorer.ipynb #0be6a8d2
 @patch

@@ -243,7 +243,7 @@ def explain(
 
         run = _forward(model, inputs, names, reshape)
         logits = _logits(run.out, len(inputs[0]), needed=not callable(target))
-        if augment and logits is None:    # such as boxes, which are not mirrored with the image
+        if augment and logits is None:
             raise ValueError('augment mirrors the images, and this score may depend on places')
         classes, scorers = _scorers(target, logits, how.rivals)
         scores = scores_of(run, scorers)

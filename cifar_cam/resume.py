@@ -24,7 +24,7 @@ def batches_done(learn):
 def _state(learn):
     "Everything that the rest of a run depends on"
     for cb in learn.cbs:
-        if isinstance(cb, Rest) and cb.d: return cb.d    # loaded (below), and no step since
+        if isinstance(cb, Rest) and cb.d: return cb.d  # what was loaded, before training: see below
     done, metrics = batches_done(learn), learn.metrics
     sums = learn.accelerator.reduce(metrics.train.clone()) if done else 0
     return dict(

@@ -108,7 +108,7 @@ class Learner:
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
     self('before_batch')
-    net = self.net if self.training else self.model    # no gradients, nothing to share
+    net = self.net if self.training else self.model    # the wrapper exchanges gradients
     with autocast(self.xb.device, self.mixed_precision): self.preds = net(self.xb).float()
     self.loss = self.loss_func(self.preds, self.yb)
     if self.training:
@@ -167,8 +167,8 @@ class MetricsCB(Callback):
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name in ('train', 'valid'):
-            sums = learn.accelerator.reduce(getattr(self, name).clone())    # of all processes together
-            loss, hits, n = sums.tolist()
+            sums = getattr(self, name).clone()                      # `reduce` may overwrite what it gets
+            loss, hits, n = learn.accelerator.reduce(sums).tolist() # of all processes together
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
         learn.history.append(row | dict(lr=self.lr, seconds=round(time.perf_counter()-self.start, 2)))
 
@@ -290,7 +290,7 @@ def lr_find(
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # Muon makes groups of several rates
     lrs, losses, avg = [], [], None
-    def batches():                                                   # epoch after epoch, if need be
+    def batches():                       # as many epochs as `steps` batches need, so at most `steps`
         for _ in range(steps): yield from learn.train_dl
     todo = zip(np.geomspace(lr_min, lr_max, steps), batches())
     for lr,(learn.xb,learn.yb) in progress_bar(todo, total=steps, desc='lr_find', leave=False):

@@ -29,7 +29,7 @@ def test_all_pages_are_there_and_in_the_sidebar():
     import yaml
     names = [p.relative_to(root/'nbs').as_posix() for p in pages]
     assert [p.stem for p in pages] == ['00_data', '01_model', '02_train', '03_gradcam', '04_viz', '05_explorer', '06_recipes', '07_faithfulness', '08_report', '09_cli', 'index',
-        'app', 'atlas', 'calibration', 'cells', 'consistency', 'core', 'export', 'film', 'fullgrad', 'layers', 'live', 'methods', 'neighbours', 'optim', 'parallel', 'planted', 'resume', 'runs', 'server', 'sources', 'targets', 'watch',
+        'app', 'atlas', 'calibration', 'cells', 'consistency', 'core', 'export', 'film', 'fullgrad', 'layers', 'live', 'methods', 'neighbours', 'optim', 'parallel', 'passes', 'planted', 'resume', 'runs', 'server', 'sources', 'targets', 'watch',
         'any_model', 'first_network', 'how_it_learnt', 'left_out', 'peers', 'read_a_mistake', 'recipes_compared', 'right_reasons', 'scaling_out', 'which_map', 'whose_fault', 'your_own']
     home, *sections = yaml.safe_load((root/'nbs'/'_quarto.yml').read_text())['website']['sidebar']['contents']
     assert sorted([home['href'], *(p for s in sections for p in s['contents'])])==sorted(names)
