@@ -26,7 +26,7 @@ def _state(learn):
     for cb in learn.cbs:
         if isinstance(cb, Rest) and cb.d: return cb.d  # what was loaded, before training: see below
     done, metrics = batches_done(learn), learn.metrics
-    sums = learn.accelerator.reduce(metrics.train.clone()) if done else 0
+    sums = learn.accelerator.reduce(metrics.train) if done else 0
     return dict(
         model=learn.model.state_dict(), opt=learn.opt.state_dict(), sched=learn.sched.state_dict(),
         history=learn.history, epoch=learn.epoch, step=learn.step, batch=done,

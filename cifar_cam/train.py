@@ -12,6 +12,7 @@ import copy, math, os, sys, time
 from collections import namedtuple
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ OPTIMIZERS = dict(SGD=torch.optim.SGD, Adam=torch.optim.Adam, AdamW=torch.optim.
 
 def make_optimizer(
     params, # as for any torch optimizer
-    recipe, # its `optimizer`, `lr` and `optimizer_args` count
+    recipe, # of which `optimizer`, `lr` and `optimizer_args` are used
 )->torch.optim.Optimizer: # raises `ValueError` for an unknown name
     "The optimizer that `recipe` names"
     make = choose(OPTIMIZERS, recipe.optimizer, 'optimizer')
@@ -49,10 +50,11 @@ def make_optimizer(
 # %% ../nbs/02_train.ipynb #3c687ecc
 Schedule = namedtuple('Schedule', 'make every')   # from optimizer and steps; 'batch' or 'epoch'
 
-def one_cycle(opt, steps, **kw):
+def one_cycle(opt, steps, pct_start=.3, **kw):
     "Up to the recipe's rate and down to nearly nothing, for every group (arXiv 1708.07120)"
-    if kw.get('pct_start', 0)*steps==1: kw['pct_start'] = 2/steps
-    return lr_scheduler.OneCycleLR(opt, [g['lr'] for g in opt.param_groups], total_steps=steps, **kw)
+    if pct_start*steps==1: pct_start = 2/steps       # torch divides by the steps of the rise, less one
+    peaks = [g['lr'] for g in opt.param_groups]
+    return lr_scheduler.OneCycleLR(opt, peaks, total_steps=steps, pct_start=pct_start, **kw)
 
 SCHEDULES = dict(
     OneCycleLR=Schedule(one_cycle, 'batch'),
@@ -62,7 +64,7 @@ SCHEDULES = dict(
 
 def make_schedule(
     opt:torch.optim.Optimizer, # whose learning rate is moved
-    recipe, # its `schedule` and `schedule_args` count
+    recipe, # of which `schedule` and `schedule_args` are used
     total_steps:int, # batches in the whole run
 ): # a torch scheduler; raises `ValueError` for an unknown name
     "The schedule that `recipe` names; its `lr` is the peak of a OneCycleLR, and the start of others"
@@ -93,8 +95,8 @@ class Learner:
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
         self.loss_func = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.data = {}                           # facts about the images, for checkpoints
-        self.accelerator = get_accelerator()
+        self.data = {}                           # which images these are, if somebody notes it
+        self.accelerator = get_accelerator()     # devices and processes (page *parallel*)
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
         self.metrics = MetricsCB()
         basic = [SizeCB(), FiniteCB(), self.metrics, ScheduleCB()]
@@ -108,7 +110,7 @@ class Learner:
 def one_batch(self:Learner):
     "Loss of one batch, and in training a step down its gradient"
     self('before_batch')
-    net = self.net if self.training else self.model    # the wrapper exchanges gradients
+    net = self.net if self.training else self.model
     with autocast(self.xb.device, self.mixed_precision): self.preds = net(self.xb).float()
     self.loss = self.loss_func(self.preds, self.yb)
     if self.training:
@@ -122,7 +124,8 @@ def one_batch(self:Learner):
 @patch
 def one_epoch(self:Learner, training:bool):
     "All batches of `train`, or of `valid`"
-    self.training, dl = training, self.train_dl if training else self.valid_dl
+    self.training = training
+    dl = self.train_dl if training else self.valid_dl
     self.net.train(training)
     if training: dl.set_epoch(self.epoch)
     with torch.set_grad_enabled(training):
@@ -167,8 +170,8 @@ class MetricsCB(Callback):
     def after_epoch(self, learn):
         row = dict(epoch=learn.epoch)
         for name in ('train', 'valid'):
-            sums = getattr(self, name).clone()                      # `reduce` may overwrite what it gets
-            loss, hits, n = learn.accelerator.reduce(sums).tolist() # of all processes together
+            sums = learn.accelerator.reduce(getattr(self, name))     # of all processes together
+            loss, hits, n = sums.tolist()
             row |= {f'{name}_loss': loss/n if n else None, f'{name}_accuracy': hits/n if n else None}
         learn.history.append(row | dict(lr=self.lr, seconds=round(time.perf_counter()-self.start, 2)))
 
@@ -199,7 +202,7 @@ def _advice(learn):
 class FiniteCB(Callback):
     "Ends a run whose loss or weights are NaN or infinite, before anything of it is saved"
     order = -20
-    def after_epoch(self, learn): check_finite(learn)     # by now `learn.epoch` counts this epoch, too
+    def after_epoch(self, learn): check_finite(learn)
     def after_batch(self, learn):
         if not learn.training: return
         if learn.loss.device.type!='cpu' and learn.step%20: return   # reading it makes a GPU wait
@@ -209,7 +212,7 @@ class FiniteCB(Callback):
 
 # %% ../nbs/02_train.ipynb #f80f2ecb
 def width_at(
-    recipe, # its `sizes` count
+    recipe, # of which `sizes` is used
     part:float, # how much of the run is over, 0 to 1
     full:int=32, # width of the images themselves
 )->int: # pixels
@@ -290,9 +293,8 @@ def lr_find(
     learn.net.train()
     ratios = [g['lr']/recipe.lr for g in learn.opt.param_groups]     # Muon makes groups of several rates
     lrs, losses, avg = [], [], None
-    def batches():                       # as many epochs as `steps` batches need, so at most `steps`
-        for _ in range(steps): yield from learn.train_dl
-    todo = zip(np.geomspace(lr_min, lr_max, steps), batches())
+    batches = chain.from_iterable(repeat(learn.train_dl, steps))     # the same loader again and again
+    todo = zip(np.geomspace(lr_min, lr_max, steps), batches)
     for lr,(learn.xb,learn.yb) in progress_bar(todo, total=steps, desc='lr_find', leave=False):
         for g,ratio in zip(learn.opt.param_groups, ratios): g['lr'] = lr*ratio
         learn.one_batch()
