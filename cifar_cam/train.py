@@ -95,7 +95,7 @@ class Learner:
         self.opt = make_optimizer(model.parameters(), recipe)
         self.sched = make_schedule(self.opt, recipe, self.total_steps)
         self.loss_func = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.data = {}                           # which images these are, if somebody notes it
+        self.data = {}                           # facts about the images, see above
         self.accelerator = get_accelerator()     # devices and processes (page *parallel*)
         self.mixed_precision = mixed_precision or precision(self.accelerator.device.type)
         self.metrics = MetricsCB()
