@@ -186,8 +186,9 @@ def _names(model, inputs, layers, reshape, target):
     "The layers to explain, each once"
     if layers is None:
         if not callable(target): return default_layers(model, inputs, reshape)
-        rows = torch.arange(len(inputs[0]), device=inputs[0].device)          # one for each image
-        return default_layers(model, inputs, reshape, partial(scorer_of_function(target), rows=rows))
+        scorer = scorer_of_function(target)
+        rows = torch.arange(len(inputs[0]), device=inputs[0].device)     # each image is a row of its own
+        return default_layers(model, inputs, reshape, lambda out: scorer(out, rows))
     if isinstance(layers, (str, nn.Module)): layers = [layers]
     names = [layer_name(model, l) for l in layers]
     if not names: raise ValueError('no layers were asked for')

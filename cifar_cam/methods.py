@@ -95,7 +95,7 @@ def gradcampp_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
     return counted.sum(places(e.acts), keepdim=True)
 
 METHODS['gradcam++'] = Method(gradcampp_weights, True, source='arXiv 1710.11063',
-    about='for several objects of one class; after a ReLU only, as before it the denominator may vanish')
+    about='for several objects of one class, at layers that give no negative numbers')
 
 # %% ../nbs/engine/methods.ipynb #497880cb
 def _linear_behind(e):

@@ -189,7 +189,7 @@ class ScheduleCB(Callback):
 
 # %% ../nbs/02_train.ipynb #33a6e8cd
 def check_finite(
-    learn:Learner # at any moment
+    learn:Learner # after an epoch, or in the middle of one
 ): # raises `RuntimeError` if a weight is NaN or infinite
     "Refuse to go on with NaN or infinite weights, or to save them"
     if all(v.isfinite().all() for v in learn.model.state_dict().values()): return
@@ -202,7 +202,7 @@ def _advice(learn):
 class FiniteCB(Callback):
     "Ends a run whose loss or weights are NaN or infinite, before anything of it is saved"
     order = -20
-    def after_epoch(self, learn): check_finite(learn)
+    def after_epoch(self, learn): check_finite(learn)            # `learn.epoch` has been raised by then
     def after_batch(self, learn):
         if not learn.training: return
         if learn.loss.device.type!='cpu' and learn.step%20: return   # reading it makes a GPU wait
