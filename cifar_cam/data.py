@@ -128,7 +128,7 @@ def people(
     found = {i: doubts[n] for i,n in enumerate(ims.index.tolist()) if n in doubts}
     if classes!=CLASSES or any(ims.labels[i]!=d['given'] for i,d in found.items()): return {}
     def name(d, answer):                      # `given` and `guessed` stand for a class, by its number
-        return classes[d[answer]] if answer in ('given', 'guessed') else answer
+        return classes[d[answer]] if answer in d else answer
     def answers(d): return {name(d, answer): n for answer,n in d['votes'].items() if n}
     return {i: answers(d) for i,d in found.items()}
 

@@ -201,8 +201,8 @@ def _compute(self:Explorer, x, c, method, layers):
     try: return explain(self.model, x, c, layers, method).maps
     except NoMap as e:
         if len(layers)==1: return {layers[0]: NoMap(str(e))}
-        one_by_one = [self._compute(x, c, method, [l]) for l in layers]
-    return {k: v for found in one_by_one for k,v in found.items()}
+    # some layer was refused: each by itself, now that the caught error and its tensors are gone
+    return {k: v for l in layers for k,v in self._compute(x, c, method, [l]).items()}
 
 # %% ../nbs/05_explorer.ipynb #0be6a8d2
 @patch

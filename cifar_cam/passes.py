@@ -131,7 +131,7 @@ def _full(v):
     return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
 # %% ../nbs/engine/passes.ipynb #fe3fef4a
-Way = namedtuple('Way', 'method bs eigen graph', defaults=(64, False, False))
+Way = namedtuple('Way', 'method bs eigen graph', defaults=(False, False))
 
 def _map(seen, way):
     "The map `(n, h, w)` of a layer"
