@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .core import choose, write_file
 from .gradcam import Taps, explain
-from .layers import check_logits, in_this_thread, not_compiled
+from .layers import checked_logits, in_this_thread, not_compiled
 from .methods import METHODS, Evidence, NoMap, weighted_sum
 
 # %% ../nbs/engine/export.ipynb #7c759fdc
@@ -84,7 +84,7 @@ def fold(
     fast, plain = _frozen(model), torch.autocast(x.device.type, enabled=False)
     with torch.inference_mode(False), torch.no_grad(), plain, not_compiled(fast):
         want, pairs = _followers(fast, x)
-        check_logits(want, len(x))
+        checked_logits(want, len(x))
         _join(fast, pairs)
         fast = fast.to(memory_format=torch.channels_last)
         error, why = _difference(fast, x, want)

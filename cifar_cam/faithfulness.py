@@ -20,7 +20,7 @@ from torch import nn
 from .consistency import check_size, coherency, complexity, scaled, sensitivity
 from .core import choose, md_table, progress_bar, reading, write_file
 from .gradcam import METHODS, class_numbers, explain
-from .layers import check_logits, logits_of, visit
+from .layers import checked_logits, logits_of, visit
 
 # %% ../nbs/07_faithfulness.ipynb #5e2b4aea
 def _no_nan(maps):
@@ -53,8 +53,7 @@ class Curve:
 
 def _probs(model, x, target):
     "Probability `(n,)` of the class `target`, an int or `(n,)`"
-    with visit(model) as model, torch.no_grad(): z = logits_of(model(x.clone()))
-    check_logits(z, len(x))
+    with visit(model) as model, torch.no_grad(): z = checked_logits(logits_of(model(x.clone())), len(x))
     if z.shape[1]==1: raise ValueError('a model with one logit gives no probabilities of classes')
     t = class_numbers(z, target)
     if target is None or t.ndim>1:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .gradcam import class_numbers
-from .layers import check_images, check_logits, hooked, logits_of, visit
+from .layers import check_images, checked_logits, hooked, logits_of, visit
 from .methods import NoMap, enlarge, places
 
 # %% ../nbs/engine/fullgrad.ipynb #a92b5c2a
@@ -42,8 +42,7 @@ def _gradients(model, x, target):
         names.append(name), biases.append(bias_of(m))
         return outs[-1].clone()                            # the next layer may work in place
     modules = {n: m for n,m in model.named_modules() if bias_of(m) is not None}
-    with hooked(modules, keep): z = logits_of(model(x.clone()))
-    check_logits(z, len(x))
+    with hooked(modules, keep): z = checked_logits(logits_of(model(x.clone())), len(x))
     t = class_numbers(z, target)
     if t.ndim>1: raise ValueError(f'target must be one class for each image, not {tuple(t.shape)}')
     scores = z.gather(1, t[:, None])[:, 0]

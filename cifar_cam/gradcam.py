@@ -15,8 +15,9 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import temperature_of, choose, md_table
-from .layers import (as_inputs, cam_layers, check_logits, check_output, check_stack,
-    default_layers, find_layers, in_this_thread, layer_name, logits_of, visit, warn_of_batches)
+from cifar_cam.layers import (as_inputs, cam_layers, check_output, check_stack, checked_logits,
+    default_layers, find_layers, in_this_thread, layers_to_explain, logits_of, visit,
+    warn_of_batches)
 from .methods import METHODS, NoMap, enlarge
 from cifar_cam.passes import (Run, Way, copies_of, maps_of, mean_maps, scorer_of_function, scores_of,
     scorers_of)
@@ -75,9 +76,9 @@ def resized(self:CamResult,
 )->CamResult: # maps `(n, [t,] *size)`
     "Maps enlarged to `size`, bilinear"
     def grow(v):
-        first = self.places(v)[0]                                    # of the dimensions that grow
-        to = [size]*(v.ndim-first) if isinstance(size, int) else size
-        return enlarge(v.reshape(-1, 1, *v.shape[first:]), to).reshape(*v.shape[:first], *to)
+        batch, places = v.shape[:self.places(v)[0]], v.shape[self.places(v)[0]:]   # (n, [t]), (h, w)
+        to = [size]*len(places) if isinstance(size, int) else size
+        return enlarge(v.reshape(-1, 1, *places), to).reshape(*batch, *to)
     return self._map(grow)
 
 @patch
@@ -181,41 +182,6 @@ def _forward(model, inputs, names, reshape):
         check_stack(n, taps.acts[n], inputs[0], reshape)
     return Run(model, inputs, taps, out)
 
-# %% ../nbs/03_gradcam.ipynb #981bbaa8
-def _names(model, inputs, layers, reshape, target):
-    "The layers to explain, each once"
-    if layers is None:
-        if not callable(target): return default_layers(model, inputs, reshape)
-        scorer = scorer_of_function(target)
-        rows = torch.arange(len(inputs[0]), device=inputs[0].device)     # each image is a row of its own
-        return default_layers(model, inputs, reshape, lambda out: scorer(out, rows))
-    if isinstance(layers, (str, nn.Module)): layers = [layers]
-    names = [layer_name(model, l) for l in layers]
-    if not names: raise ValueError('no layers were asked for')
-    return list(dict.fromkeys(names))
-
-def _detached(v): return v.detach().clone() if v.is_inference() else v.detach()
-
-def _logits(out, n, needed):
-    z = logits_of(out)
-    try: check_logits(z, n)
-    except ValueError:
-        if needed: raise
-        return None
-    return z
-
-def _scorers(target, logits, rivals):
-    if not callable(target):
-        classes = class_numbers(logits, target)
-        return classes, scorers_of(classes, logits, rivals)
-    if not rivals: return None, [scorer_of_function(target)]
-    raise NoMap('a method that compares classes needs classes for its target, not a function')
-
-def _result(logits, classes, scores, maps, method, temperature):
-    one = classes is None or classes.ndim==1
-    maps = {k: m[:, 0] if one else m for k,m in maps.items()}
-    return CamResult(logits, classes, maps, method, temperature, scores[:, 0] if one else scores)
-
 # %% ../nbs/03_gradcam.ipynb #209c5949
 def explain(
     model:nn.Module, # any model; a classifier gives `(n, classes)`, or something that has `logits`
@@ -233,20 +199,22 @@ def explain(
 )->CamResult: # raw maps; raises `ValueError`, and its kind `NoMap` for a layer or method that has none
     "Class activation maps of every image at every layer: one forward, and one backward for each class"
     how, temperature = choose(METHODS, method, 'method'), temperature_of(model)
-    way, inputs = Way(how, bs, eigen, graph), as_inputs(x)
+    own = scorer_of_function(target) if callable(target) else None
     if smooth<0 or bs<1 or not noise>=0:
         raise ValueError('smooth and noise must be 0 or more and bs at least 1, '
                          f'not {smooth}, {noise} and {bs}')
+    if own and how.rivals: raise NoMap(f'{method} compares classes: it needs classes, not a function')
     with visit(model, frozen=not graph) as model:  # in evaluation mode; afterwards as it was
-        if not graph: inputs = tuple(map(_detached, inputs))
-        names = _names(model, inputs, layers, reshape, target)
+        inputs, way = as_inputs(x, attached=graph), Way(how, bs, eigen, graph)
+        names = layers_to_explain(model, inputs, layers, reshape, own)
         warn_of_batches(model)   # of layers that mix a batch's images even in evaluation mode
 
         run = _forward(model, inputs, names, reshape)
-        logits = _logits(run.out, len(inputs[0]), needed=not callable(target))
+        logits = checked_logits(logits_of(run.out), len(inputs[0]), needed=not own)
         if augment and logits is None:
             raise ValueError('augment mirrors the images, and this score may depend on places')
-        classes, scorers = _scorers(target, logits, how.rivals)
+        classes = None if own else class_numbers(logits, target)
+        scorers = [own] if own else scorers_of(classes, logits, how.rivals)
         scores = scores_of(run, scorers)
         if not smooth and not augment: maps = maps_of(run, scorers, scores, way)
         scores = torch.stack(scores, 1)
@@ -258,4 +226,5 @@ def explain(
                 run = _forward(model, (z, *inputs[1:]), names, reshape)
                 return maps_of(run, scorers, scores_of(run, scorers), way)
             maps = mean_maps(copies_of(inputs[0], smooth, noise, augment), again)
-    return _result(logits, classes, scores, dict(zip(names, maps)), method, temperature)
+    if own or classes.ndim==1: maps, scores = [m[:, 0] for m in maps], scores[:, 0]
+    return CamResult(logits, classes, dict(zip(names, maps)), method, temperature, scores)
