@@ -53,8 +53,8 @@ class CamResult:
 
     def __len__(self): return len(next(iter(self.maps.values())))
     @property
-    def several(self): return self.target is not None and self.target.ndim==2    # classes an image
-    def places(self, v):                      # the dimensions of `v` behind `(n,)` or `(n, t)`: (h, w)
+    def several(self): return self.target is not None and self.target.ndim==2  # whether `t` classes an image
+    def places(self, v):              # numbers of the dimensions of `v` behind `(n,)` or `(n, t)`
         return tuple(range(2 if self.several else 1, v.ndim))
     @property
     def probs(self): # `(n, classes)`
@@ -76,9 +76,9 @@ def resized(self:CamResult,
 )->CamResult: # maps `(n, [t,] *size)`
     "Maps enlarged to `size`, bilinear"
     def grow(v):
-        batch, places = v.shape[:self.places(v)[0]], v.shape[self.places(v)[0]:]   # (n, [t]), (h, w)
-        to = [size]*len(places) if isinstance(size, int) else size
-        return enlarge(v.reshape(-1, 1, *places), to).reshape(*batch, *to)
+        d = len(self.places(v))                                      # 2, or 3 for volumes
+        to = [size]*d if isinstance(size, int) else size
+        return enlarge(v.reshape(-1, 1, *v.shape[-d:]), to).reshape(*v.shape[:-d], *to)
     return self._map(grow)
 
 @patch

@@ -84,8 +84,8 @@ METHODS |= dict(
         about='positive gradients, place by place: fine in the first layers, '
               'says nothing of what spoke against'),
     xgradcam=Method(xgradcam_weights, True, source='arXiv 2008.02312',
-        about='gradients averaged where the map is active: the heatmap adds up to the score '
-              'if the network has no biases, unstable before a ReLU'))
+        about='gradients averaged where the map is active: '
+              'unstable where activations have both signs, as before a ReLU'))
 
 # %% ../nbs/engine/methods.ipynb #1399f21c
 def gradcampp_weights(e:Evidence)->torch.Tensor: # `(n, k, 1, 1)`
