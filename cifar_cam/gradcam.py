@@ -192,7 +192,7 @@ def explain(
     smooth:int=0, # mean over this many noisy copies of the images; 0: the images themselves
     noise:float=.15, # standard deviation of that noise, as a share of the image's range
     augment:bool=False, # mean over each image and its mirror image, at three contrasts
-    eigen:bool=False, # only the strongest pattern of what is summed up (as in Eigen-CAM)
+    eigen:bool=False, # only the strongest pattern of what is summed up
     reshape=None, # function that makes `(n, k, h, w)` of what layers give, such as tokens `(n, t, k)`
     bs:int=64, # images a forward, in methods that run the model again
     graph:bool=False, # maps with gradients, by the parameters and by `x`; still in evaluation mode
