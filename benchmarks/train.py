@@ -3,11 +3,12 @@
     python benchmarks/train.py [--data FOLDER] [--steps 6] [--rounds 5] [--epochs 6] [--out FILE.json]
 
 `ours` is `Learner` with the data pipeline of `get_dls`, in the precision the machine really has; `no data` the same with one batch
-that is there already. `plain` is the loop of the widespread CIFAR repositories: torchvision's transforms image by image in two
+that is there already; `compiled` as `ours`, with `torch.compile` (where there is a C++ compiler; how long it compiles is told, and is not
+in the rate). `product` is what the machine can do in the same precision: a matrix product and nothing else. `plain` is the loop of the widespread CIFAR repositories: torchvision's transforms image by image in two
 worker processes, float32, contiguous memory. All see 32x32 images in batches of 128, the same network, SGD with momentum, crops
 and flips. A round times a few steps of each in turn; ratios are taken within a round, and their median is told.
 """
-import argparse, json, statistics, time
+import argparse, json, shutil, statistics, time
 from dataclasses import replace
 
 import psutil
@@ -17,7 +18,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from cifar_cam.data import CIFAR_MEAN, CIFAR_STD, DataLoaders, get_dl, get_dls, load_images
-from cifar_cam.model import resnet18
+from cifar_cam.model import flops, resnet18
+from cifar_cam.optim import best_device, precision
 from cifar_cam.recipes import CROP_FLIP, get_recipe
 from cifar_cam.runs import TimeCB, machine
 from cifar_cam.train import Callback, Learner, evaluate
@@ -40,10 +42,11 @@ class Again:
     def set_epoch(self, epoch): pass
 
 class Ours:
-    "Steps of our training loop; `data=False` without the pipeline"
-    def __init__(self, ims, data=True):
+    "Steps of our training loop; `data=False` without the pipeline, `compiled` by `torch.compile`"
+    def __init__(self, ims, data=True, compiled=False):
         self.model, self.dls, self.waits = resnet18(), get_dls(ims, BS, CROP_FLIP, 0.), []
         if not data: self.dls = DataLoaders(Again(next(iter(self.dls.train)), 10_000), [])
+        if compiled: self.model.compile()
     def __call__(self, steps):
         timer, wait = TimeCB(steps+1), WaitCB()
         learn = Learner(self.model, self.dls, RECIPE, [wait, timer])
@@ -78,6 +81,18 @@ class Plain:
             loss.item()
         return steps*BS/(time.perf_counter()-start)
 
+def product(size=2048, times=20):
+    "Operations in a second of a plain product of two square matrices, in the precision that we train in, / 10**12"
+    device = best_device()
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision()=='bf16' else torch.float32)
+    def run(n):
+        start = time.perf_counter()
+        for _ in range(n): b = a@a
+        b.sum().item()                                       # until a GPU has really done it
+        return time.perf_counter()-start
+    run(3)
+    return 2*size**3*times/run(times)/1e12
+
 def memory_over_epochs(ims, epochs):
     "Memory of the process after each epoch, MiB"
     class Memory(Callback):
@@ -97,12 +112,21 @@ def main():
     a = p.parse_args()
     ims = load_images(a.data, 'train')
     ours, no_data, plain = Ours(ims), Ours(ims, data=False), Plain(ims)
-    rounds = [dict(ours=ours(a.steps), no_data=no_data(a.steps), plain=plain(a.steps)) for _ in tqdm(range(a.rounds), desc='rounds')]
+    loops, compiling = dict(ours=ours, no_data=no_data, plain=plain), None
+    if shutil.which('c++'):
+        loops['compiled'] = Ours(ims, compiled=True)
+        start = time.perf_counter()
+        loops['compiled'](1)
+        compiling = round(time.perf_counter()-start)
+    rounds = [{k: loop(a.steps) for k,loop in loops.items()} | dict(product=product()) for _ in tqdm(range(a.rounds), desc='rounds')]
     start = time.perf_counter()
     evaluate(ours.model, get_dl(ims[:1000]), progress=False)
     median = lambda xs: round(statistics.median(xs), 3)
-    out = dict(**{f'{k}_images_per_second': median(r[k] for r in rounds) for k in rounds[0]},
-               ours_over_plain=median(r['ours']/r['plain'] for r in rounds), no_data_over_plain=median(r['no_data']/r['plain'] for r in rounds),
+    work = flops(ours.model, ims.images.shape[1])/1e12        # of one image, forward and backward
+    out = dict(**{f'{k}_images_per_second': median(r[k] for r in rounds) for k in loops},
+               **{f'{k}_over_plain': median(r[k]/r['plain'] for r in rounds) for k in loops if k!='plain'}, seconds_to_compile=compiling,
+               product_tflops=median(r['product'] for r in rounds), share_of_product=median(r['ours']*work/r['product'] for r in rounds),
+               precision=precision(),
                share_waiting_for_data=median(ours.waits), evaluation_images_per_second=round(1000/(time.perf_counter()-start), 1),
                memory_mib_after_each_epoch=memory_over_epochs(ims, a.epochs), images=ims.source, batch=BS, rounds=a.rounds, steps=a.steps,
                **machine(next(ours.model.parameters()).device))
