@@ -25,7 +25,7 @@ from cifar_cam.passes import (Run, Way, copies_of, maps_of, mean_maps, scorer_of
 # %% ../nbs/03_gradcam.ipynb #f79a12df
 class Taps:
     "Context in which `model` keeps what the layers `names` return, as `acts`: name -> output"
-    def __init__(self, model, names, reshape=None):
+    def __init__(self, model, names, reshape=None):             # `reshape`: see *Any model*
         self.layers, self.reshape = find_layers(model, names), reshape
         self.acts, self.runs, self.hooks = {}, Counter(), []    # `runs`: how often each layer has run
     def __enter__(self):

@@ -27,7 +27,7 @@ from .methods import NoMap
 def as_inputs(
     x, # normalised images `(n, c, h, w)`, or volumes `(n, c, d, h, w)`; or a tuple of inputs
     attached:bool=False, # whether they stay in the graph that they came from
-)->tuple: # of tensors, as many long as there are images; raises `ValueError` if it is something else
+)->tuple: # of tensors, each with a row for every image; raises `ValueError` if it is something else
     "What a model is called with, the images first"
     xs = tuple(x) if isinstance(x, (tuple, list)) else (x,)
     for v in xs[:1] or [x]: check_images(v)
@@ -70,7 +70,7 @@ def checked_logits(
     z, # what a model gives
     n:int, # for so many images
     needed:bool=True, # whether it is an error if there are none
-)->torch.Tensor: # `(n, classes)`; raises `ValueError`, or gives `None`, unless all is floating point, no NaN
+)->torch.Tensor: # `(n, classes)`, no NaN; else it raises `ValueError`, or gives `None`
     "The logits of a batch"
     gives = f'{tuple(z.shape)} of {z.dtype}' if isinstance(z, torch.Tensor) else type(z).__name__
     if not isinstance(z, torch.Tensor) or not z.is_floating_point() or z.ndim!=2 or len(z)!=n:
@@ -242,7 +242,7 @@ def _around(name):
 def last_of_each_size(
     shapes:dict # as `cam_layers` gives them
 )->list: # layer names, in order of depth
-    "The last layer at every resolution, rather outside than inside a module that leaves it for the next"
+    "The last layer at every resolution, preferably outside of modules that end at another one"
     level = {n: round(log2(s[-2]*s[-1])/2) for n,s in shapes.items()}
     best, names, spans, reached = {}, list(shapes), {}, {}
     for n,l in level.items():
@@ -285,7 +285,7 @@ def default_layers(
     model:nn.Module, # any model
     x, # images, or a tuple of inputs, as for `explain`; one image is enough
     reshape=None, # as for `explain`
-    score=None, # scorer: output and `rows` -> scores `(n,)`; `None`: the highest logit of the first image
+    score=None, # scorer: output, `rows` -> scores `(n,)`; `None`: the highest logit of the first image
 )->list: # layer names; raises `NoMap` if there is no good choice
     "The layers that `explain` takes if none are named"
     with visit(model) as model:

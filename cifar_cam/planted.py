@@ -73,7 +73,7 @@ def planted_cue(
     target:int=0, # class that the mark shall mean
     epochs:int=8, # at most this many
     lr:float=.01, # rate of SGD with momentum 0.9
-    bs:int=50, # images a batch, half of them marked
+    bs:int=25, # images a batch, half of them marked
     seed:int=0, # of order and places
     reliance:float=.95, # least share of marked images called `target`; of others, at most 1 minus this
     half:bool=False, # train in bfloat16 (autocast)
