@@ -53,7 +53,7 @@ class CamResult:
 
     def __len__(self): return len(next(iter(self.maps.values())))
     @property
-    def several(self): return self.target is not None and self.target.ndim==2  # whether `t` classes an image
+    def several(self): return self.target is not None and self.target.ndim==2  # whether it is `(n, t)`
     def places(self, v):              # which dimensions of `v` are height and width (and depth)
         return tuple(range(2 if self.several else 1, v.ndim))
     @property
