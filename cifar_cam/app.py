@@ -233,6 +233,7 @@ def arranged(self:App)->W.Box:
     app.add_class(self.id)
     return app
 
+# %% ../nbs/engine/app.ipynb #7821797d
 @patch
 def listen(self:App):
     "Say which method is called when a control moves"
@@ -386,6 +387,7 @@ def another_epoch(self:App, change=None):
     if self.cell or self.which['show'].value!='all': self.choose()
     else: self.changed()
 
+# %% ../nbs/engine/app.ipynb #0e431907
 @patch
 def changed(self:App, change=None):
     "Draw a moment later, or at once where nothing runs later"
@@ -437,6 +439,7 @@ def is_quick(self:App):
     busy = self.thread is not None and self.thread.is_alive()
     return not busy and self.seconds.get(self.look['method'].value, AHEAD)<AHEAD
 
+# %% ../nbs/engine/app.ipynb #bc1d5dfd
 @patch
 def begin(self:App, wait=False):
     "Show what is asked for, or start to compute it; with `wait`, show it in any case"
@@ -491,6 +494,7 @@ def ahead(self:App):
     job = self.job_of(int(self.at[(self.index.value+1) % len(self.at)]))
     job.compute(len(job.left))
 
+# %% ../nbs/engine/app.ipynb #58c57f02
 @patch
 def stop_job(self:App):
     "Break off what is computed, because somebody pressed stop"
@@ -558,6 +562,7 @@ def near_html(
             for k,ns in found.items())
     return ''.join(rows)
 
+# %% ../nbs/engine/app.ipynb #02c90789
 @patch
 def show_near(self:App, change=None):
     "Show the training images like this one, if their panel is open"
@@ -584,6 +589,7 @@ def look_at_all(self:App, loop):
     except Exception as error: loop.call_soon_threadsafe(failed, error) # the thread would lose it
     else: loop.call_soon_threadsafe(done)
 
+# %% ../nbs/engine/app.ipynb #e0ef6f13
 @patch
 def show_parts(self:App):
     "Show what the images of the chosen cell have in common, once, if they are mistakes"
@@ -598,7 +604,6 @@ def show_parts(self:App):
     about = ('Above: their mean, and where the network looks on average for either class. '
              'Below: the images, and the parts that they share, each in a colour.')
     self.shared_parts.value = f'<p>{about}</p><img src="data:image/png;base64,{picture}" alt="{alt}">'
-
 
 # %% ../nbs/engine/app.ipynb #a0c51e40
 def _bold(text): return f'<b>{html.escape(text)}</b>'
@@ -627,6 +632,7 @@ def image_text(self:App, v):
     if said: which = f'Label in doubt, people said: {_bold(votes_text(said))}. ' + which
     return _bold(ims.classes[v.true]), which
 
+# %% ../nbs/engine/app.ipynb #6dd79b3f
 @patch
 def top_text(self:App, layer, v, left):
     "The highest value of a layer's map"

@@ -121,6 +121,7 @@ def explain_dataset(
     _wait(lambda: _done(out), n, out)                    # none leaves before all are done
     return out
 
+# %% ../nbs/engine/atlas.ipynb #576359ac
 def _done(out): return int(np.load(out/'done.npy', mmap_mode='r').sum())
 
 def _fill(out, n, batches, maps_of):

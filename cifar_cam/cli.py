@@ -368,6 +368,7 @@ def _failed(e):
     wrong = ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError
     return 2 if isinstance(e, wrong) else 1, str(e).strip() or type(e).__name__
 
+# %% ../nbs/09_cli.ipynb #d3d24a39
 def _run(argv):
     "Exit code of a command; says on stderr what went wrong"
     if argv==['--version']: return print(f'cifar-cam {__version__}') or 0

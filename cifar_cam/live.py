@@ -86,6 +86,7 @@ def write_live(
     (folder/'index.html').write_text(page, encoding='utf-8')
     return folder/'index.html'
 
+# %% ../nbs/engine/live.ipynb #3ef559a5
 class _Quiet(SimpleHTTPRequestHandler):
     "Serves files, and does not say so"
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {

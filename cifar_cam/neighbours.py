@@ -66,6 +66,7 @@ def _best(values, k):
     order = values.argsort(descending=True, stable=True)[:k]
     return [Neighbour(i, values[i].item()) for i in order.tolist()]
 
+# %% ../nbs/engine/neighbours.ipynb #b1cf4cff
 def _cache_file(kind, model, images, root):
     "Where something of this kind, made of these images by these weights, is kept"
     about = repr((model, norm_stats(getattr(model, 'meta', {}))))

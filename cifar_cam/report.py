@@ -243,6 +243,7 @@ def _among(data, model):
     ims = training_images(data, size_of(model))
     return ims and gallery(model, ims)
 
+# %% ../nbs/08_report.ipynb #2d0e6f4c
 def write_report(
     run_dir:str, # folder of a run; measured first, if it was not
     mistakes:int=25, # how many to explain, most confident first; at least 1
@@ -279,6 +280,7 @@ def class_position(name, names):
     if len(found)!=1: raise ValueError(f'unknown class {name!r}; have {", ".join(names)}')
     return found[0]
 
+# %% ../nbs/08_report.ipynb #9fc97d61
 def explain_picture(
     im:np.ndarray, # uint8 `(h, w, 3)`, as `load_picture` gives it
     weights='cifar10', # a network, or a name or file as for `load_model`

@@ -288,6 +288,7 @@ def _watch(run, learn):
     stages = all(hasattr(learn.model, k) for k in STAGES)
     return [WatchCB(run)] if stages and len(learn.dls.valid.dataset) and world_size()==1 else []
 
+# %% ../nbs/engine/runs.ipynb #610ac959
 def train_run(
     run:Path, # folder of the run
     recipe:Recipe=None, # how to train; `None`: go on with the run from where it was saved last

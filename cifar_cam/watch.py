@@ -89,6 +89,7 @@ class Watched:
     @property
     def right(self): return self.logits.argmax(-1).numpy()==self.labels                # bool (e, n)
 
+# %% ../nbs/engine/watch.ipynb #e9c26f0d
 def load_watched(
     run # folder of a run, in which `WatchCB` left its file
 )->Watched: # raises `FileNotFoundError`, or `ValueError` if the file is damaged
