@@ -175,7 +175,7 @@ def _forward(model, inputs, names, reshape):
         with Taps(model, names, reshape) as taps: out = model(*(v.clone() for v in inputs))
     except NoMap as e:
         have = len(cam_layers(model, inputs, reshape))
-        why = e.__cause__                    # the error inside `reshape`, if it was that
+        why = e.__cause__                    # what `reshape` raised, or `None` if it was not that
         raise NoMap(f'{e}; {have} layers have maps: `cam_layers(model, x)`') from why
     for n in names:
         if n not in taps.acts: raise NoMap(f'layer {n!r} is not run by this model')

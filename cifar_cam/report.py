@@ -111,7 +111,7 @@ def cartography(seen):
 def films(seen, ims):
     "Where it looked after each epoch: a held-out image (one of `ims`) for each of the `STORIES`"
     filmed = range(len(seen.looks[0]))                        # the first images have maps, the rest not
-    first = {}                                                # what a story is about -> its first image
+    first = {}                                                # heading of a story -> its first image
     for story,positions in seen.stories().items():
         there = [i for i in positions if i in filmed]
         if there: first[STORIES[story].about] = there[0]
@@ -223,13 +223,6 @@ def _training(run):
     return dict(recipe=recipe, history=history, source=ims.source, images=len(dls.train.dataset),
                 dls=dls, stats=stats, watched=watched)
 
-def _to_tensorboard(run):
-    "Add the figures to the run's TensorBoard events"
-    from torch.utils.tensorboard import SummaryWriter
-    with SummaryWriter(run/'tensorboard') as w:
-        for p in sorted((run/'figures').glob('*.png')):
-            w.add_image(p.stem, np.asarray(Image.open(p).convert('RGB')), dataformats='HWC')
-
 def _doubts(ims, ev):
     "Images and mistakes whose label is in doubt, and the accuracy on the others; `None` without any"
     doubted = torch.zeros(len(ims), dtype=torch.bool)
@@ -244,6 +237,13 @@ def _among(data, model):
     return ims and gallery(model, ims)
 
 # %% ../nbs/08_report.ipynb #2d0e6f4c
+def _to_tensorboard(run):
+    "Add the figures to the run's TensorBoard events"
+    from torch.utils.tensorboard import SummaryWriter
+    with SummaryWriter(run/'tensorboard') as w:
+        for p in sorted((run/'figures').glob('*.png')):
+            w.add_image(p.stem, np.asarray(Image.open(p).convert('RGB')), dataformats='HWC')
+
 def write_report(
     run_dir:str, # folder of a run; measured first, if it was not
     mistakes:int=25, # how many to explain, most confident first; at least 1
@@ -303,8 +303,9 @@ def explain_picture(
 
 def _beside(photo, im, result, names, title):
     "The photo, and beside it the maps on what the network sees"
-    rows, cols, size = result.target.view(1, -1).shape[1], len(result.maps)+1, 1.3
-    fig = Figure(figsize=((cols+2)*size, (max(rows, 2)*1.24+.35)*size), layout='constrained')
+    rows, cols, size = result.target.numel(), len(result.maps)+1, 1.3      # a row for each class
+    height = max(rows, 2)*1.24 + .35                    # of pictures with their titles, and of the title
+    fig = Figure(figsize=((cols+2)*size, height*size), layout='constrained')
     fig.suptitle(title, fontsize=9, parse_math=False)
     left, right = fig.subfigures(1, 2, width_ratios=(2, cols))
     show_image(photo, left.subplots(), 'the picture')
