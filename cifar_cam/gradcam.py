@@ -36,6 +36,7 @@ class Taps:
         for h in self.hooks: h.remove()
     def _keep(self, name, module, args, out):
         check_output(name, out, self.reshape)
+        # the graph may begin here: see below
         self.acts[name] = out if out.requires_grad else out.detach().requires_grad_()
         self.runs[name] += 1
         return self.acts[name].clone()
@@ -175,8 +176,7 @@ def _forward(model, inputs, names, reshape):
         with Taps(model, names, reshape) as taps: out = model(*(v.clone() for v in inputs))
     except NoMap as e:
         have = len(cam_layers(model, inputs, reshape))
-        why = e.__cause__                    # what `reshape` raised, or `None` if it was not that
-        raise NoMap(f'{e}; {have} layers have maps: `cam_layers(model, x)`') from why
+        raise NoMap(f'{e}; {have} layers have maps: `cam_layers(model, x)`') from e.__cause__
     for n in names:
         if n not in taps.acts: raise NoMap(f'layer {n!r} is not run by this model')
         check_stack(n, taps.acts[n], inputs[0], reshape)

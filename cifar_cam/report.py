@@ -108,8 +108,8 @@ def cartography(seen):
     return plot_cartography(seen)
 
 @figure
-def films(seen, ims):
-    "Where it looked after each epoch: a held-out image (one of `ims`) for each of the `STORIES`"
+def films(seen, held_out):
+    "Where it looked after each epoch: one of the held-out images for each of the `STORIES`"
     filmed = range(len(seen.looks[0]))                        # the first images have maps, the rest not
     first = {}                                                # heading of a story -> its first image
     for story,positions in seen.stories().items():
@@ -118,7 +118,7 @@ def films(seen, ims):
     fig = Figure(figsize=(8, 2.8*len(first)), layout='constrained')
     for part,(about,i) in zip(fig.subfigures(len(first), 1, squeeze=False)[:, 0], first.items()):
         part.suptitle(f'{about}: number {seen.index[i]}', fontsize=10)
-        show_film(ims.images[i], seen, i, ims.classes, most=7, fig=part)
+        show_film(held_out.images[i], seen, i, held_out.classes, most=7, fig=part)
     return fig
 
 # %% ../nbs/08_report.ipynb #f245f953
@@ -212,14 +212,14 @@ def render(
 def _training(run):
     "What the template tells of how a run was trained; `None` if it was not trained here"
     if not (run/'history.json').is_file(): return None
-    recipe, more = read_recipe(run)
+    recipe, more = read_recipe(run)                    # `more`: what was noted beside the recipe
     history, ims = read_history(run), load_images(more['data'], 'train', size=recipe.size)
     check_fingerprint(more.get('fingerprint'), ims, run)
     dls, stats = recipe_dls(recipe, ims), norm_stats(vars(recipe))
     watched = None
     try: watched = load_watched(run)
-    except FileNotFoundError: pass
-    except ValueError as e: warnings.warn(f'{e}; the report does without it')
+    except FileNotFoundError: pass                     # the run was not watched
+    except ValueError as e: warnings.warn(f'{e}; the report does without it')      # a damaged file
     return dict(recipe=recipe, history=history, source=ims.source, images=len(dls.train.dataset),
                 dls=dls, stats=stats, watched=watched)
 
@@ -304,7 +304,7 @@ def explain_picture(
 def _beside(photo, im, result, names, title):
     "The photo, and beside it the maps on what the network sees"
     rows, cols, size = result.target.numel(), len(result.maps)+1, 1.3      # a row for each class
-    height = max(rows, 2)*1.24 + .35                    # of pictures with their titles, and of the title
+    height = max(rows, 2)*1.24 + .35     # with titles; the photo is two columns wide and needs two rows
     fig = Figure(figsize=((cols+2)*size, height*size), layout='constrained')
     fig.suptitle(title, fontsize=9, parse_math=False)
     left, right = fig.subfigures(1, 2, width_ratios=(2, cols))

@@ -11,11 +11,24 @@ if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', 
 
 if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
-LONGEST = 'test_faithfulness_scores', 'test_killed_at_random', 'test_two_processes_train', 'test_a_short_run', 'test_page[07', 'test_page[runs', 'test_the_command_is_interrupted', 'test_a_thousand_moves'
+LONGEST = ('test_killed_at_random', 'test_faithfulness_scores', 'test_a_short_run', 'test_page[07', 'test_a_thousand_moves', 'test_page[runs',
+           'test_the_command_in_two', 'test_page[08', 'test_two_processes_train', 'test_larger_images', 'test_jupyterlab_runs', 'test_page[03',
+           'test_two_hundred', 'test_a_second_cycle', 'test_no_secrets', 'test_the_quickstart', 'test_shipped_weights', 'test_page[index',
+           'test_the_command_is_interrupted', 'test_page[read', 'test_page[watch', 'test_page[00', 'test_page[whose')
 
 def pytest_collection_modifyitems(items):
-    "First what needs the site, so that one process builds it while others are busy; then the longest, so that no core waits for them at the end"
-    items.sort(key=lambda item: ('site' not in item.fixturenames, not item.name.startswith(LONGEST)))
+    """Each process gets a part of the list, and later takes from the ends of the others' parts: so the parts begin with the longest tests,
+    and the first of them with what needs the site, so that one process builds it while others are busy"""
+    n = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    site, rest = [i for i in items if 'site' in i.fixturenames], [i for i in items if 'site' not in i.fixturenames]
+    longest = sorted((i for i in rest if i.name.startswith(LONGEST)), key=lambda i: [i.name.startswith(l) for l in LONGEST].index(True))
+    rest = [i for i in rest if i not in longest]
+    parts, done = [site, *(longest[k::n-1] for k in range(n-1))] if n>1 else [site + longest], []
+    for k,part in enumerate(parts):
+        fill = max(0, (len(items)-len(done))//(n-k) - len(part))       # a part is as long as pytest-xdist cuts it
+        done += part + rest[:fill]
+        rest = rest[fill:]
+    items[:] = done + rest
 
 def pytest_sessionfinish(session):
     "Let the process that prints know what was tried in this one"
