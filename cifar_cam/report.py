@@ -152,7 +152,7 @@ def map_panels(
 
 # %% ../nbs/08_report.ipynb #bde3210e
 def _near(among, h, answer, k=6):
-    "The neighbours of an image with features `h`, from the gallery `among`, as the template shows them"
+    "For the template: neighbours in the gallery `among`, of features `h`, for the class `answer`"
     if among is None: return {}
     def shown(n):
         image, label = among.ims[n.position]
@@ -184,13 +184,13 @@ MOST_WEBP = 2**14 # pixels: no side of a WebP picture is that long
 
 def webp(pixels, **how):
     "An image as a small data URI"
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, 'webp', **how or dict(quality=85))
+    out, how = io.BytesIO(), how or dict(quality=85)
+    Image.fromarray(pixels).save(out, 'webp', **how)
     return data_uri(out.getvalue())
 
 def render(
     folder:Path, # gets the figures as PNG files
-    template:str=None, # text of a template, which may extend 'report.html'; `None`: just that
+    template:str=None, # text of a template, which may extend 'report.html'; `None`: 'report.html' itself
     **what, # what the template is to know
 )->str: # HTML
     "Fill in the template"

@@ -66,12 +66,12 @@ def test_a_page_loaded_again_and_again_has_one_kernel_and_asks_nobody_else(serve
         browser = p.chromium.launch(executable_path=shutil.which('chromium') or shutil.which('google-chrome'), args=['--no-sandbox'])
         page, left = browser.new_page(), []
         page.route(lambda url: '127.0.0.1' not in url and not url.startswith(('data:', 'blob:')), lambda r: (left.append(r.request.url), r.abort()))
-        page.goto(f'http://127.0.0.1:{port}', timeout=60_000)
+        page.goto(f'http://127.0.0.1:{port}', timeout=180_000)
         for _ in range(3):
-            page.get_by_text('ready').wait_for(timeout=60_000)
+            page.get_by_text('ready').wait_for(timeout=180_000)
             wait_until(lambda: kernels()==1, 2)                  # long before a page that is gone is looked for
-            page.reload(timeout=60_000)
-        page.get_by_text('ready').wait_for(timeout=60_000)
+            page.reload(timeout=180_000)
+        page.get_by_text('ready').wait_for(timeout=180_000)
         page.wait_for_timeout(5000)                              # longer than a page that is gone is waited for
         assert kernels()==1
         page.close(run_before_unload=True)
