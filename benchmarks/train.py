@@ -3,10 +3,11 @@
     python benchmarks/train.py [--data FOLDER] [--steps 6] [--rounds 5] [--epochs 6] [--out FILE.json]
 
 `ours` is `Learner` with the data pipeline of `get_dls`, in the precision the machine really has; `no data` the same with one batch
-that is there already; `compiled` as `ours`, with `torch.compile` (where there is a C++ compiler; how long it compiles is told, and is not
-in the rate). `product` is what the machine can do in the same precision: a matrix product and nothing else. `plain` is the loop of the widespread CIFAR repositories: torchvision's transforms image by image in two
-worker processes, float32, contiguous memory. All see 32x32 images in batches of 128, the same network, SGD with momentum, crops
-and flips. A round times a few steps of each in turn; ratios are taken within a round, and their median is told.
+that is there already; `compiled` as `ours`, with `torch.compile`, where there is a C++ compiler (how long it compiles is told, and is
+not in the rate). `product` is what the machine can do in the same precision: a matrix product and nothing else. `plain` is the loop of
+the widespread CIFAR repositories: torchvision's transforms image by image in two worker processes, float32, contiguous memory. All see
+32x32 images in batches of 128, the same network, SGD with momentum, crops and flips. A round times a few steps of each in turn; ratios
+are taken within a round, and their median is told.
 """
 import argparse, json, shutil, statistics, time
 from dataclasses import replace
@@ -64,7 +65,7 @@ class Pictures(torch.utils.data.Dataset):
 class Plain:
     "Steps of the plain loop"
     def __init__(self, ims):
-        self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
+        self.device = best_device()
         self.model = resnet18().to(self.device)
         self.opt = torch.optim.SGD(self.model.parameters(), lr=.01, momentum=.9, weight_decay=5e-4)
         self.dl = torch.utils.data.DataLoader(Pictures(ims), BS, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True, prefetch_factor=1)

@@ -17,18 +17,14 @@ LONGEST = ('test_killed_at_random', 'test_faithfulness_scores', 'test_a_short_ru
            'test_the_command_is_interrupted', 'test_page[read', 'test_page[watch', 'test_page[00', 'test_page[whose')
 
 def pytest_collection_modifyitems(items):
-    """Each process gets a part of the list, and later takes from the ends of the others' parts: so the parts begin with the longest tests,
-    and the first of them with what needs the site, so that one process builds it while others are busy"""
-    n = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
-    site, rest = [i for i in items if 'site' in i.fixturenames], [i for i in items if 'site' not in i.fixturenames]
-    longest = sorted((i for i in rest if i.name.startswith(LONGEST)), key=lambda i: [i.name.startswith(l) for l in LONGEST].index(True))
-    rest = [i for i in rest if i not in longest]
-    parts, done = [site, *(longest[k::n-1] for k in range(n-1))] if n>1 else [site + longest], []
-    for k,part in enumerate(parts):
-        fill = max(0, (len(items)-len(done))//(n-k) - len(part))       # a part is as long as pytest-xdist cuts it
-        done += part + rest[:fill]
-        rest = rest[fill:]
-    items[:] = done + rest
+    """Each process gets a part of the list, and later takes from the ends of the others' parts. What needs the site is in the first part,
+    so that one process builds it while others are busy; the others begin with the longest tests, so that no core waits for them at the end"""
+    total, n = len(items), int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    longest = [i for i in items if i.name.startswith(LONGEST) and 'site' not in i.fixturenames]
+    items[:] = sorted((i for i in items if i not in longest), key=lambda i: 'site' not in i.fixturenames)
+    for k in range(1, max(n, 2)):
+        begin = total*k//n
+        items[begin:begin] = longest[k-1::max(n-1, 1)]
 
 def pytest_sessionfinish(session):
     "Let the process that prints know what was tried in this one"
