@@ -23,7 +23,7 @@ from torch.optim import lr_scheduler
 from tqdm.auto import tqdm
 
 from .core import choose, eval_mode, in_notebook, progress_bar, temperature_of
-from .optim import Muon, autocast, fast_small_maps, precision
+from .optim import Muon, autocast, fast_small_maps, keep_memory, precision
 from .parallel import get_accelerator, prepare
 
 # %% ../nbs/02_train.ipynb #609e3807
@@ -138,7 +138,7 @@ def fit(self:Learner)->list: # a dict for each epoch
     self.net, self.train_dl, self.valid_dl = prepare(self)
     self('before_fit')
     try:
-        with fast_small_maps(self.model):
+        with fast_small_maps(self.model), keep_memory():
             while self.epoch<self.recipe.epochs:
                 torch.manual_seed(self.recipe.seed + self.epoch)
                 self('before_epoch')

@@ -5,6 +5,8 @@ import pytest
 
 root = Path(__file__).parent.parent
 
+sys.modules['rfc3987_syntax'] = None                         # a grammar that jsonschema would compile at its import, and nobody asks for
+
 FAULTS, PICTURES = [], {}
 
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')     # before torch is imported, and for its children
