@@ -37,6 +37,11 @@ def whiten(learn):
     filters = (direction/(size+5e-4).sqrt()).T.view(n, *w[0].shape)
     with torch.no_grad(): w[:n], w[n:2*n] = filters, -filters
 
+def whiten_and_keep(learn):
+    "The same, and the stem is not trained"
+    whiten(learn)
+    learn.model.conv1.weight.requires_grad_(False)
+
 def dirac(learn):
     "A convolution starts as the identity, as far as it can (cifar10-airbench)"
     for m in learn.model.modules():
@@ -60,11 +65,12 @@ OF_DEMO = {
     'norms and classifier at a rate of 0.02 instead of 0.1': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.02)),
     'norms and classifier at a rate of 0.3': muon(DEMO, sgd=DEMO.optimizer_args['sgd'] | dict(lr=.3)),
     'no label smoothing': dict(label_smoothing=0.),
+    'label smoothing of 0.2': dict(label_smoothing=.2),
     'the augmentation of fast: crops shifted by 4, holes': dict(augment=FAST.augment),
     'holes in half of the images': dict(augment=DEMO.augment | dict(CoarseDropout=FAST.augment['CoarseDropout'])),
     'flips only': FLIPS_ONLY,
     'flips only, no label smoothing': FLIPS_ONLY | dict(label_smoothing=0.),
-    'whitened stem': whiten, 'identities at first': dirac, 'closed blocks at first': closed,
+    'whitened stem': whiten, 'whitened stem, not trained': whiten_and_keep, 'identities at first': dirac, 'closed blocks at first': closed,
 }
 STUDIES = dict(
     fast=Study(SHORT, 16_000, .2, {
