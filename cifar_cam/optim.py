@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'best_device', 'cpu_capabilities', 'precision', 'autocast', 'conv3x3',
-           'SmallMapConv2d', 'fast_small_maps', 'keep_memory', 'orthogonalize', 'Muon']
+           'conv_2x2_maps', 'SmallMapConv2d', 'fast_small_maps', 'keep_memory', 'orthogonalize', 'Muon']
 
 # %% ../nbs/engine/optim.ipynb #7bca3a37
 import ctypes, platform
@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .core import hold
 
@@ -55,33 +56,52 @@ def conv3x3(
 )->torch.Tensor: # `(n, k, h/stride, w/stride)`
     "A convolution with a border of one pixel, as one matrix product"
     h, w = x.shape[2:]
-    x = nn.functional.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)           # (n, h+2, w+2, c)
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))                 # (n, h+2, w+2, c)
     under = [x[:, i:i+h:stride, j:j+w:stride] for i in range(3) for j in range(3)]
-    filters = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))        # (9*c, k)
-    return (torch.cat(under, -1) @ filters).permute(0, 3, 1, 2)
+    filters = weight.permute(0, 2, 3, 1).flatten(1)                      # (k, 9*c)
+    return F.linear(torch.cat(under, -1), filters).permute(0, 3, 1, 2)
+
+def conv_2x2_maps(
+    x:torch.Tensor, # `(n, c, h, w)`, `h` and `w` at most 2
+    weight:torch.Tensor, # `(k, c, 3, 3)`
+    stride:int=1, # step between the places of the filter
+)->torch.Tensor: # `(n, k, h/stride, w/stride)`
+    "The same for maps so small that every pixel is under every filter"
+    h, w = x.shape[2:]
+    places = [(i, j) for i in range(0, h, stride) for j in range(0, w, stride)]
+    filters = weight.permute(0, 2, 3, 1)                                 # (k, 3, 3, c)
+    on_map = [filters[:, 1-i:1-i+h, 1-j:1-j+w].flatten(1) for i,j in places]   # (k, h*w*c) each
+    out = F.linear(x.permute(0, 2, 3, 1).flatten(1), torch.cat(on_map))
+    return out.unflatten(1, (-(-h//stride), -(-w//stride), -1)).permute(0, 3, 1, 2)
+
+# %% ../nbs/engine/optim.ipynb #a9eaedd3
+def _most_pixels():
+    "Size of the maps up to which `conv3x3` was measured to pay for wide convolutions"
+    if not torch.is_autocast_enabled('cpu'): return 3*3
+    return 4*4 if cpu_capabilities().get('amx_bf16') else 0
 
 class SmallMapConv2d(nn.Conv2d):
-    "A convolution that takes `conv3x3` for small maps while it is trained in bfloat16"
+    "A convolution that is one matrix product for small maps while it is trained"
     def forward(self, x):
-        h, w = x.shape[2:]
-        small = h*w <= 16*self.stride[0]**2
-        half = self.training and torch.is_autocast_enabled('cpu')
-        if not (small and half): return super().forward(x)
-        return conv3x3(x, self.weight, self.stride[0])
+        (h, w), stride, wide = x.shape[2:], self.stride[0], self.out_channels>=512
+        if self.training and max(h, w)<=2: return conv_2x2_maps(x, self.weight, stride)
+        if self.training and wide and h*w<=_most_pixels()*stride**2:
+            return conv3x3(x, self.weight, stride)
+        return super().forward(x)
 
-def _is_wide(m):
-    "Whether a module is a plain 3x3 convolution to 512 maps or more"
+def _is_plain(m):
+    "Whether a module is a 3x3 convolution with a border, and nothing else"
     plain = dict(kernel_size=(3,3), padding=(1,1), dilation=(1,1), groups=1, bias=None,
                  padding_mode='zeros')
-    if type(m) is not nn.Conv2d or m.out_channels<512 or m.stride not in ((1,1), (2,2)): return False
+    if type(m) is not nn.Conv2d or m.stride not in ((1,1), (2,2)): return False
     return all(getattr(m, k)==v for k,v in plain.items())
 
 def fast_small_maps(
     model:nn.Module # any network
-): # a context, in which its wide convolutions are a `SmallMapConv2d`
-    "Train small maps faster, on a chip where that was measured to pay"
-    pays = cpu_capabilities().get('amx_bf16') and next(model.parameters()).device.type=='cpu'
-    return hold([m for m in model.modules() if pays and _is_wide(m)], '__class__', SmallMapConv2d)
+): # a context, in which its 3x3 convolutions are a `SmallMapConv2d`
+    "Train small maps faster on a CPU"
+    on_cpu = next(model.parameters()).device.type=='cpu'
+    return hold([m for m in model.modules() if on_cpu and _is_plain(m)], '__class__', SmallMapConv2d)
 
 # %% ../nbs/engine/optim.ipynb #30ecf273
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3 # names of glibc's `mallopt`
