@@ -135,9 +135,12 @@ def orthogonalize(
     wide = len(g)<=g.shape[1]
     x = (g if wide else g.T).to(torch.float if precision(g.device.type)=='no' else torch.bfloat16)
     x = x/(x.norm()+1e-7)
+    xx, eye = (x @ x.T).float(), torch.eye(len(x), device=x.device)
+    product = eye
     for _ in range(steps):
-        xx = x @ x.T
-        x = 3.4445*x + (-4.775*xx + 2.0315*xx@xx) @ x                    # Jordan's coefficients
+        p = 3.4445*eye - 4.775*xx + 2.0315*xx@xx                         # Jordan's coefficients
+        product, xx = p @ product, p @ xx @ p
+    x = product.to(x.dtype) @ x
     return (x if wide else x.T).to(g.dtype)
 
 # %% ../nbs/engine/optim.ipynb #532206f0
