@@ -4,7 +4,7 @@
 
 `ours` is `Learner` with the data pipeline of `get_dls`, in the precision the machine really has; `no data` the same with one batch
 that is there already; `compiled` as `ours`, with `torch.compile`, where there is a C++ compiler (how long it compiles is told, and is
-not in the rate). `product` is what the machine can do in the same precision: a matrix product and nothing else. `plain` is the loop of
+not in the rate). `float32` and `bfloat16` are what the machine can do in these formats: a matrix product and nothing else. `plain` is the loop of
 the widespread CIFAR repositories: torchvision's transforms image by image in two worker processes, float32, contiguous memory. All see
 32x32 images in batches of 128, the same network, SGD with momentum, crops and flips. A round times a few steps of each in turn; ratios
 are taken within a round, and their median is told.
@@ -26,6 +26,7 @@ from cifar_cam.runs import TimeCB, machine
 from cifar_cam.train import Callback, Learner, evaluate
 
 BS = 128
+FORMATS = dict(no='float32', bf16='bfloat16')              # name of a precision -> that of the number format
 RECIPE = replace(get_recipe('quick'), name='bench', epochs=10_000, bs=BS, sizes=(), augment=CROP_FLIP, valid_pct=0.)
 
 class WaitCB(Callback):
@@ -82,10 +83,9 @@ class Plain:
             loss.item()
         return steps*BS/(time.perf_counter()-start)
 
-def product(size=2048, times=20):
-    "Operations in a second of a plain product of two square matrices, in the precision that we train in, / 10**12"
-    device = best_device()
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision()=='bf16' else torch.float32)
+def product(name, size=2048, times=20):
+    "Operations in a second of a plain product of two square matrices of a number format, / 10**12"
+    a = torch.randn(size, size, device=best_device(), dtype=getattr(torch, name))
     def run(n):
         start = time.perf_counter()
         for _ in range(n): b = a@a
@@ -119,15 +119,16 @@ def main():
         start = time.perf_counter()
         loops['compiled'](1)
         compiling = round(time.perf_counter()-start)
-    rounds = [{k: loop(a.steps) for k,loop in loops.items()} | dict(product=product()) for _ in tqdm(range(a.rounds), desc='rounds')]
+    rounds = [{k: loop(a.steps) for k,loop in loops.items()} | {k: product(k) for k in FORMATS.values()} for _ in tqdm(range(a.rounds), desc='rounds')]
     start = time.perf_counter()
     evaluate(ours.model, get_dl(ims[:1000]), progress=False)
     median = lambda xs: round(statistics.median(xs), 3)
     work = flops(ours.model, ims.images.shape[1])/1e12        # of one image, forward and backward
+    ours_in = FORMATS[precision()]
     out = dict(**{f'{k}_images_per_second': median(r[k] for r in rounds) for k in loops},
                **{f'{k}_over_plain': median(r[k]/r['plain'] for r in rounds) for k in loops if k!='plain'}, seconds_to_compile=compiling,
-               product_tflops=median(r['product'] for r in rounds), share_of_product=median(r['ours']*work/r['product'] for r in rounds),
-               precision=precision(),
+               **{f'{k}_product_tflops': median(r[k] for r in rounds) for k in FORMATS.values()}, number_format=ours_in,
+               share_of_product=median(r['ours']*work/r[ours_in] for r in rounds),
                share_waiting_for_data=median(ours.waits), evaluation_images_per_second=round(1000/(time.perf_counter()-start), 1),
                memory_mib_after_each_epoch=memory_over_epochs(ims, a.epochs), images=ims.source, batch=BS, rounds=a.rounds, steps=a.steps,
                **machine(next(ours.model.parameters()).device))
