@@ -19,7 +19,7 @@ from cifar_cam.train import Callback, Learner
 out, dies = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 torch.manual_seed(0)
-r = replace(get_recipe('quick'), epochs=3, bs=60, lr=1e-4, schedule='constant', schedule_args={}, optimizer_args={}, sizes=((0,8),))
+r = replace(get_recipe('quick'), epochs=3, bs=60, lr=1e-4, schedule='constant', schedule_args={}, optimizer_args={}, sizes=((0,12),))
 dls = get_dls(load_images('sample', 'train')[:350], r.bs, r.augment)                                # five steps an epoch
 
 class Losses(Callback):
