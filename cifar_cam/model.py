@@ -258,9 +258,12 @@ def load_model(
         raise ValueError(f'{weights} has {outputs} outputs, but names {len(classes)} classes')
     try:
         options = meta.get('args', {}) | dict(num_classes=outputs)
-        with torch.device('meta'): _check_fit(resnet18(**options, weights=None), state, weights)
+        with torch.device('meta'): m = resnet18(**options, weights=None)     # no numbers yet
     except TypeError as e: raise ValueError(f'{weights} is not of a resnet18: {e}') from None
-    m = resnet18(**options)
-    m.load_state_dict(state, strict=False)
+    _check_fit(m, state, weights)
+    empty = m.state_dict()
+    counts = {k: torch.tensor(0) for k in empty if k.endswith('num_batches_tracked')}
+    state = {k: v.to(empty[k].dtype, copy=True) for k,v in (counts | state).items()}
+    m.load_state_dict(state, assign=True)
     m.meta = meta
     return m.eval()

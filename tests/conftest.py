@@ -10,6 +10,7 @@ sys.modules['rfc3987_syntax'] = None                         # a grammar that js
 FAULTS, PICTURES = [], {}
 
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')     # before torch is imported, and for its children
+else: os.environ |= dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**32))           # before they start: glibc keeps freed memory, as in `keep_memory`
 
 if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
@@ -19,14 +20,20 @@ LONGEST = ('test_killed_at_random', 'test_faithfulness_scores', 'test_a_short_ru
            'test_the_command_is_interrupted', 'test_page[read', 'test_page[watch', 'test_page[00', 'test_page[whose')
 
 def pytest_collection_modifyitems(items):
-    """Each process gets a part of the list, and later takes from the ends of the others' parts. What needs the site is in the first part,
-    so that one process builds it while others are busy; the others begin with the longest tests, so that no core waits for them at the end"""
+    """Each process gets a part of the list, and later takes from the ends of the others' parts. The first part begins with what needs the
+    site, so that one process builds it while others are busy; the others begin with the longest tests, so that no core waits for them at the
+    end. What needs a server, or the run with the shipped weights, comes next, each in one part, so that only one process makes it"""
     total, n = len(items), int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
-    longest = [i for i in items if i.name.startswith(LONGEST) and 'site' not in i.fixturenames]
-    items[:] = sorted((i for i in items if i not in longest), key=lambda i: 'site' not in i.fixturenames)
-    for k in range(1, max(n, 2)):
+    site, server, shipped = ([i for i in items if f in i.fixturenames] for f in ('site', 'server', 'shipped'))
+    longest = [i for i in items if i.name.startswith(LONGEST) and i not in site+shipped]
+    parts = [site, *(longest[k::max(n-1, 1)] for k in range(max(n-1, 1)))]
+    parts[1] += server
+    parts[-1] += shipped
+    first = {i for p in parts for i in p}
+    items[:] = [i for i in items if i not in first]
+    for k,p in enumerate(parts):
         begin = total*k//n
-        items[begin:begin] = longest[k-1::max(n-1, 1)]
+        items[begin:begin] = p
 
 def pytest_sessionfinish(session):
     "Let the process that prints know what was tried in this one"

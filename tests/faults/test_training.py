@@ -105,7 +105,7 @@ def command(*args, cwd, **kw): return on_terminal([Path(sys.executable).with_nam
 def read_terminal(p, timeout=60):
     "The next that a process says; nothing when it has ended"
     assert select.select([p.terminal], [], [], timeout)[0], 'nothing was said'
-    try: return os.read(p.terminal, 10_000).decode()
+    try: return os.read(p.terminal, 10_000).decode(errors='replace')           # a character of the bar may be cut in two
     except OSError: return ''                                                  # how Linux says that nobody writes any more
 
 def rest(p, timeout=60):
