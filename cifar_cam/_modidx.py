@@ -801,6 +801,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'cifar_cam.viz.Figure.save': ('viz.html#figure.save', 'cifar_cam/viz.py'),
                                'cifar_cam.viz._add_difference': ('viz.html#_add_difference', 'cifar_cam/viz.py'),
                                'cifar_cam.viz._ax': ('viz.html#_ax', 'cifar_cam/viz.py'),
+                               'cifar_cam.viz._colours': ('viz.html#_colours', 'cifar_cam/viz.py'),
                                'cifar_cam.viz._fonts': ('viz.html#_fonts', 'cifar_cam/viz.py'),
                                'cifar_cam.viz._gains': ('viz.html#_gains', 'cifar_cam/viz.py'),
                                'cifar_cam.viz._labels': ('viz.html#_labels', 'cifar_cam/viz.py'),

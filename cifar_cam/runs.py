@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import count, pairwise
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import torch
@@ -177,8 +176,8 @@ def pflop(
     width:int=32, # of the images
 )->float: # 10**15 floating-point operations, forward and backward
     "What training by a recipe takes, counted and not measured"
-    model, steps = resnet18(**recipe.model_args), recipe.epochs*(images//recipe.bs)
-    by_width = steps_by_width(recipe, steps, width)
+    with torch.device('meta'): model = resnet18(**recipe.model_args)     # counted, never run
+    by_width = steps_by_width(recipe, recipe.epochs*(images//recipe.bs), width)
     return sum(n*recipe.bs*flops(model, w) for w,n in by_width.items())/1e15
 
 def run_cost(
@@ -331,17 +330,16 @@ def plan_run(
     recipe:Recipe, # how to train
     data:str='sample', # source, as for `load_images`
     num_workers:int=0, # processes that prepare batches
-    timed:int=2, # steps to time at each image width, after one to warm up
-    limit:float=5., # seconds after which no further step is timed at a width
+    limit:float=5., # seconds that a first step may take for a second one to be timed
     weights:str=None, # as for `train_run`
 )->dict: # `trained_on images steps pflop seconds`, hardware and versions
     "What a run would cost; trains nothing that is kept"
     ims = load_images(data, 'train', size=recipe.size)
     learn, seconds = make_learner(recipe, ims, num_workers, weights=weights), 0
     for w,n in steps_by_width(recipe, learn.total_steps, ims.images.shape[2]).items():
-        timer, short = TimeCB(timed+1, limit), replace(recipe, sizes=((0,w),), epochs=timed+1)
+        timer, short = TimeCB(2, limit), replace(recipe, sizes=((0,w),), epochs=2)
         make_learner(short, ims, num_workers, [timer]).fit()
-        seconds += n*mean(timer.seconds[1:] or timer.seconds)
+        seconds += n*timer.seconds[-1]
     return run_cost(learn, ims) | dict(seconds=round(seconds, 1))
 
 # %% ../nbs/engine/runs.ipynb #050fde0a

@@ -76,6 +76,7 @@ def show_image(
     ax = _ax(ax, (1.5, 1.5))
     ax.imshow(_pixels(im), **kw)
     ax.set_axis_off()
+    ax.set(xticks=[], yticks=[])                             # they cost time even where they are off
     if title is not None: ax.set_title(title, fontsize=8)
     return ax
 
@@ -221,6 +222,9 @@ def plot_reliability(
     return ax
 
 # %% ../nbs/04_viz.ipynb #e3bd94be
+@cache
+def _colours(name): return mpl.colormaps[name]              # which is a copy each time
+
 def overlay_cam(
     im:np.ndarray, # uint8 `(h, w, 3)`
     cam, # `(h, w)` from 0 to 1; what is outside is cut off
@@ -231,7 +235,7 @@ def overlay_cam(
     cam = np.asarray(cam, dtype=float)
     if cam.shape!=im.shape[:2]:
         raise ValueError(f'a map of {cam.shape} on an image of {im.shape[:2]}: use `CamResult.resized`')
-    colours = mpl.colormaps[cmap](cam.clip(0, 1))[..., :3]*255
+    colours = _colours(cmap)(cam.clip(0, 1))[..., :3]*255
     alpha = np.asarray(alpha)[..., None]
     return ((1-alpha)*im + alpha*colours).round().astype(np.uint8)
 

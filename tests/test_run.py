@@ -178,7 +178,7 @@ def test_larger_images(tmp_path, capsys, monkeypatch):
     said('train', '--data', mine, '--size', 48, '--epochs', 1, '--out', tmp_path/'run')
     recipe, about = read_recipe(tmp_path/'run')
     assert (recipe.size, recipe.sizes)==(48, ((0, 24), (.7, 36), (.9, 48))) and recipe.augment['RandomCrop']==dict(height=48, width=48)
-    plan = plan_run(replace(RECIPES['quick'].scaled(48), sizes=(), epochs=1, bs=5), mine, timed=1)
+    plan = plan_run(replace(RECIPES['quick'].scaled(48), sizes=(), epochs=1, bs=5), mine)
     assert plan['pflop']==pytest.approx(10*5*flops(load_model(weights), 48)/1e15, abs=1e-6)    # of 60, 54 to train on
     assert 'weights' in said('train', '--resume', tmp_path/'run')
     assert 'on 24 test images (mine)' in said('evaluate', '--weights', weights, '--data', mine)
