@@ -26,6 +26,7 @@ from .methods import NoMap
 from .model import load_model
 from .neighbours import cached, features, training_images
 from .neighbours import gallery as make_gallery
+from .optim import fast_small_maps
 from .viz import ZOOM, overlay_cam, overlay_difference, votes_text
 
 # %% ../nbs/05_explorer.ipynb #3c4188cb
@@ -59,7 +60,7 @@ class Explorer:
 
     def _predict(self, images):
         "The model's logits for `images`, on the CPU"
-        with eval_mode(self.model), torch.no_grad():
+        with eval_mode(self.model), fast_small_maps(self.model), torch.no_grad():
             x = self._inputs(images).contiguous(memory_format=torch.channels_last)
             return self.model(x).float().cpu()
 

@@ -20,6 +20,7 @@ from torch import nn
 from .core import SIDE, eval_mode, progress_bar, write_cache
 from .data import ImageSet, load_images, norm_stats, normalize
 from .layers import hooked
+from .optim import fast_small_maps
 
 # %% ../nbs/engine/neighbours.ipynb #0619bb5f
 def last_linear(
@@ -41,7 +42,7 @@ def features(
     head, found = last_linear(model), []
     device, stats = head.weight.device, norm_stats(getattr(model, 'meta', {}))
     def keep(name, m, args, out): found.append(args[0].float().cpu())
-    with eval_mode(model), hooked(dict(head=head), keep):
+    with eval_mode(model), fast_small_maps(model), hooked(dict(head=head), keep):
         batches = range(0, len(images), bs)
         for i in progress_bar(batches, show=progress, desc='features', unit='batch', leave=False):
             x = normalize(images[i:i+bs], **stats).to(device)

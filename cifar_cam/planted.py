@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .core import eval_mode, progress_bar
+from .optim import fast_small_maps
 
 # %% ../nbs/engine/planted.ipynb #f68dcb42
 def plant(
@@ -41,7 +42,7 @@ def _half_marked(x, y, target, batches, seed):
 
 def _train_epoch(net, opt, batches, half):
     "One epoch of cross entropy, with the statistics that batch norm already has"
-    with eval_mode(net):
+    with eval_mode(net), fast_small_maps(net):
         for xb,yb in batches:
             opt.zero_grad()
             with torch.autocast(xb.device.type, torch.bfloat16, enabled=half): z = net(xb)
@@ -50,7 +51,8 @@ def _train_epoch(net, opt, batches, half):
 
 def _called(net, x, target, bs):
     "Which images the network calls `target`, bool `(n,)`"
-    with eval_mode(net), torch.no_grad(): preds = [net(b.clone()).argmax(1) for b in x.split(bs)]
+    with eval_mode(net), fast_small_maps(net), torch.no_grad():
+        preds = [net(b.clone()).argmax(1) for b in x.split(bs)]
     return torch.cat(preds).cpu()==target
 
 # %% ../nbs/engine/planted.ipynb #91a27ed9

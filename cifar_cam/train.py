@@ -391,7 +391,7 @@ def evaluate(
     "Logits of `model`, in evaluation mode, for everything in `dl`"
     device, logits, labels = next(model.parameters()).device, [], []
     seen_as = choose(VIEWS, views, 'views')
-    with eval_mode(model), torch.inference_mode():
+    with eval_mode(model), fast_small_maps(model), torch.inference_mode():
         for xb,yb in progress_bar(dl, show=progress, desc='evaluating', unit='batch', leave=False):
             xb = xb.to(device).contiguous(memory_format=torch.channels_last)
             logits.append(sum(weight*model(x).float() for weight,x in seen_as(xb)).cpu())

@@ -1,5 +1,6 @@
 "Several tests at a time, one thread for each; and what was tried, printed at the end: pictures of pages, and the table of faults"
-import os, signal, subprocess, sys
+import compileall, os, signal, subprocess, sys
+from importlib.util import find_spec
 from pathlib import Path
 import pytest
 
@@ -10,7 +11,10 @@ sys.modules['rfc3987_syntax'] = None                         # a grammar that js
 FAULTS, PICTURES = [], {}
 
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ |= dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')     # before torch is imported, and for its children
-else: os.environ |= dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**32))           # before they start: glibc keeps freed memory, as in `keep_memory`
+else:
+    os.environ |= dict(MALLOC_MMAP_THRESHOLD_=str(2**30), MALLOC_TRIM_THRESHOLD_=str(2**32))             # before they start: glibc keeps freed memory, as in `keep_memory`
+    torch = Path(find_spec('torch').origin).parent
+    if not (torch/'__pycache__').exists(): compileall.compile_dir(torch, quiet=2, workers=0)             # by all cores, once; not by each of them
 
 if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # started with `&`; children would not hear Ctrl-C
 
